@@ -1,0 +1,92 @@
+"""``flow_policy demonstrate``: record expert episodes in the simulator, shaped by the robot file's limits."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+HELP = "record expert episodes in the simulator"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Record expert episodes in the simulator, shaped by the robot file's limits."""
+
+    expert: Path
+    """Folder with <task>_expert.npz (published DAPG expert weights)."""
+    out: Path
+    """Folder for the episodes, one .npz each."""
+    task: str = "door"
+    """door, hammer, pen or relocate."""
+    robot: Path | None = None
+    """Robot file; default config/robots/adroit_<task>.yaml."""
+    episodes: int = 100
+    """Episodes to record; failed ones are dropped and not counted."""
+    steps: int = 200
+    """Control steps (10 ms) per episode."""
+    seed: int = 0
+    """Seed of the first episode."""
+    noise: float = 0.02
+    """Standard deviation of the disturbance on the executed command, as a fraction of the command range."""
+    noisy_fraction: float = 0.7
+    """Fraction of the episodes that are disturbed."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0, or 2 when the input is bad."""
+    import tyro
+
+    arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy demonstrate")
+    return record(arguments)
+
+
+def record(arguments: Arguments) -> int:
+    """Record the episodes; existing ones in the folder are kept and counted."""
+    from rich.progress import track
+
+    from flow_policy_ros.data.episodes import Episode
+    from flow_policy_ros.resources import robot_file
+    from flow_policy_ros.runtime.robot import RobotFileError, load_robot
+    from flow_policy_ros.sim.demonstrate import demonstrate
+    from flow_policy_ros.sim.expert import Expert
+    from flow_policy_ros.sim.gl import SimError
+    from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
+
+    try:
+        robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
+        simulated = AdroitRobot(arguments.task, robot)
+        expert = Expert(arguments.expert, arguments.task)
+    except (SimError, RobotFileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    kept, seed = 0, arguments.seed
+    for _ in track(range(arguments.episodes), description=f"recording {arguments.task}"):
+        while True:
+            noisy = (seed * 7919) % 1000 < 1000 * arguments.noisy_fraction
+            recording = demonstrate(simulated, expert, seed, arguments.steps, arguments.noise if noisy else 0.0)
+            seed += 1
+            if recording.success:
+                break
+            if seed - arguments.seed > 20 + 10 * arguments.episodes:
+                print("error: the expert fails nine of ten episodes at these limits; lower --noise.", file=sys.stderr)
+                return 1
+        Episode(
+            task=arguments.task,
+            robot=robot.name,
+            seed=recording.seed,
+            success=True,
+            dt_ns=CONTROL_STEP_NS,
+            stamps=recording.stamps,
+            joints=robot.joints,
+            position=recording.position,
+            commands=recording.command,
+            label=recording.label,
+            streams={"objects": (recording.stamps, recording.objects.astype("float32"))},
+            sim_state=recording.sim_state,
+        ).save(arguments.out / f"episode_{recording.seed:06d}.npz")
+        kept += 1
+    print(f"{kept} episodes from {seed - arguments.seed} tries in {arguments.out}")
+    return 0

@@ -1,0 +1,104 @@
+"""``flow_policy evaluate``: closed-loop success in the simulator, in lockstep, seeded and deterministic."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+HELP = "closed-loop success in the simulator, headless, seeded, deterministic"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Closed-loop success in the simulator, headless, seeded, deterministic.
+
+    Exit code 0: ran; 1: ran, and the policy stopped on bad input or the guard reported a fault; 2: refused.
+    """
+
+    task: Literal["door", "hammer", "pen", "relocate"] = "door"
+    """Which Adroit task."""
+    observation: Literal["camera", "state"] = "camera"
+    """camera: joint positions and detections; state: joint positions and the simulator's object state."""
+    episodes: int = 50
+    """How many episodes; episode i resets the simulator with seed + i."""
+    seed: int = 5000
+    """Seed of the first episode, and of the policy's noise."""
+    checkpoint: Path | None = None
+    """Checkpoint folder; default: the shipped one for task and observation."""
+    detector: Path | None = None
+    """Detector folder; default: the shipped one for the task."""
+    robot: Path | None = None
+    """Robot file; default config/robots/adroit_<task>.yaml."""
+    steps: int = 10
+    """Solver steps per chunk."""
+    mode: Literal["receding"] = "receding"
+    """How chunks are executed."""
+    latency: str = "measured"
+    """Injected perception and inference delay: measured (on this machine, once), none, or a profile's path."""
+    limit_scale: float = 1.0
+    """Factor on the robot file's velocity and acceleration limits."""
+    control_steps: int = 200
+    """Control steps (10 ms) per episode."""
+    ros: bool = False
+    """Run the same through the ROS nodes, as processes over DDS."""
+    out: Path | None = None
+    """Folder for a report with video; only with it pictures are kept."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code; bad input raises ``ValueError``-derived errors with the remedy."""
+    import tyro
+
+    return evaluate(tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy evaluate"))
+
+
+def evaluate(arguments: Arguments) -> int:
+    """Run the episodes, print the table, write what was asked for."""
+    from rich.console import Console
+
+    from flow_policy_ros.evaluation.setup import select
+    from flow_policy_ros.evaluation.summary import print_summary
+
+    selection = select(
+        arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
+        steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
+    )
+    start = time.monotonic()
+    summary = (over_ros if arguments.ros else in_process)(arguments, selection, start)
+    summary = {"task": arguments.task, "observation": arguments.observation, "steps": arguments.steps, "mode": arguments.mode,
+               "limit_scale": arguments.limit_scale, **summary}
+    print_summary(Console(), summary)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(summary, indent=1) + "\n")
+    return 1 if summary["faults"] else 0
+
+
+def in_process(arguments: Arguments, selection: Selection, start: float) -> dict[str, object]:
+    """Lockstep in this process."""
+    from rich.progress import track
+
+    from flow_policy_ros.evaluation.closed_loop import run_episode
+    from flow_policy_ros.evaluation.record import Recorder
+    from flow_policy_ros.evaluation.report import write_report
+    from flow_policy_ros.evaluation.setup import load
+    from flow_policy_ros.evaluation.summary import summarise
+    from flow_policy_ros.sim.robot import AdroitRobot
+
+    loaded = load(selection, arguments.latency)
+    robot = AdroitRobot(arguments.task, loaded.robot)
+    outcomes, records = [], []
+    for i in track(range(arguments.episodes), description=f"{arguments.task}, {arguments.observation}"):
+        recorder = Recorder(robot) if arguments.out is not None else None
+        result = run_episode(robot, loaded.stack, arguments.seed + i, i, arguments.control_steps, recorder)
+        outcomes.append(result)
+        if recorder is not None:
+            records.append(recorder.record(result))
+    summary = summarise(outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed)
+    if arguments.out is not None:
+        print(write_report(arguments.out, records, summary))
+    return summary

@@ -1,0 +1,85 @@
+"""The ``flow_policy`` program: picks the sub-command's module, runs it, turns errors into one paragraph.
+
+Only the chosen module is imported, so that ``--help`` is quick. What a command does lives in its own module, each with
+``main(argv) -> int``: 0 done, 1 ran with a bad result, 2 refused for bad input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+PROGRAM = "flow_policy"
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("flow_policy_ros.cli.demo", "watch the simulated hand at work: nodes as processes, over DDS"),
+    "evaluate": ("flow_policy_ros.cli.evaluate", "measure a checkpoint's success in lockstep episodes"),
+    "train": ("flow_policy_ros.cli.train", "train a policy on recorded episodes"),
+    "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
+    "demonstrate": ("flow_policy_ros.cli.demonstrate", "record expert episodes in the simulator"),
+    "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
+    "bench": ("flow_policy_ros.cli.bench", "time the control loop, sampling and latency on this machine"),
+    "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
+}
+
+
+def usage() -> str:
+    """The text of ``flow_policy --help``."""
+    width = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{width}}{line}" for name, (_, line) in COMMANDS.items())
+    return (
+        f"usage: {PROGRAM} COMMAND [OPTIONS]\n\n"
+        "Flow-matching policies for dexterous robots: camera and joint states in, safe joint commands out.\n\n"
+        f"commands:\n{rows}\n\n'{PROGRAM} COMMAND --help' lists a command's options.\n"
+        "exit codes: 0 done, 1 ran but the result is bad, 2 refused (bad input)."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        return _refuse(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}.")
+    try:
+        return int(importlib.import_module(COMMANDS[command][0]).main(rest) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("FLOW_POLICY_DEBUG"):
+            traceback.print_exc()
+        return _refuse(explain(error, command))
+
+
+def explain(error: Exception, command: str) -> str:
+    """One paragraph about an error that a command did not handle itself."""
+    from flow_policy_ros.sim.gl import SimError  # costs no more than the standard library
+
+    if isinstance(error, (ValueError, SimError)):
+        text = str(error)
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("flow_policy_ros"):
+        text = f"'{PROGRAM} {command}' needs the Python package '{error.name}', which is not installed; run 'make setup'."
+    elif isinstance(error, ImportError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+    else:
+        text = (
+            f"{type(error).__name__}: {error}. This is a bug in {PROGRAM} {command}; "
+            "run it again with FLOW_POLICY_DEBUG=1 for the traceback to report."
+        )
+    return " ".join(text.split())
+
+
+def _refuse(paragraph: str) -> int:
+    print(f"error: {paragraph}", file=sys.stderr)
+    return 2

@@ -1,0 +1,148 @@
+"""From names to running objects: robot file, checkpoint and detector of one run, checked against each other.
+
+``evaluate`` builds its stack here and ``demo`` takes the same ``Selection`` to start the nodes, so that both run the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flow_policy_ros import resources
+from flow_policy_ros.evaluation.closed_loop import Perception, Stack
+from flow_policy_ros.evaluation.latency import load_profile, profile_for
+from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.runtime.contract import ContractError
+from flow_policy_ros.runtime.parameters import CommandParameters, PerceptionParameters, PolicyParameters, from_flat
+from flow_policy_ros.runtime.policy_loop import PolicyLoop
+from flow_policy_ros.runtime.robot import Robot, load_robot
+from flow_policy_ros.runtime.types import Observation
+from flow_policy_ros.safety.command_loop import CommandLoop
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run uses: paths of robot file, checkpoint and detector (None when the policy needs no camera), and settings."""
+
+    task: str
+    robot: Path
+    checkpoint: Path
+    detector: Path | None
+    steps: int = 10
+    policy_seed: int = 0
+    limit_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The objects of a selection, and ``profile`` the latency profile's path (None: no delay is injected)."""
+
+    robot: Robot
+    stack: Stack
+    profile: Path | None
+
+
+def load(selection: Selection, latency: str) -> Loaded:
+    """Load and check everything; ``latency`` is ``measured``, ``none`` or a profile's path.
+
+    Raises ``ValueError``-derived errors that name the file and the remedy.
+    """
+    robot = load_robot(selection.robot)
+    policy_parameters = replace(
+        from_flat(PolicyParameters, "policy", robot.parameters),
+        checkpoint=str(selection.checkpoint), steps=selection.steps, seed=selection.policy_seed,
+    )
+    command_parameters = replace(from_flat(CommandParameters, "command", robot.parameters), limit_scale=selection.limit_scale)
+    policy = FlowPolicy.load(selection.checkpoint, threads=policy_parameters.threads)
+    policy.contract.check_robot(robot)
+    streams = {stream.name: stream for stream in policy.contract.streams}
+    perception: Perception | None = None
+    if "detections" in streams:
+        perception = load_perception(robot, selection, streams["detections"].extractor)
+    profile = profile_for(
+        latency,
+        {"checkpoint": str(selection.checkpoint.resolve()), "detector": str(selection.detector), "steps": selection.steps},
+        lambda: stages(robot, policy, perception, selection.steps),
+    )
+    stack = Stack(
+        policy=PolicyLoop(policy, policy_parameters),
+        command=CommandLoop(robot, command_parameters),
+        perception=perception,
+        latency=load_profile(profile),
+        latency_seed=selection.policy_seed,
+        privileged="objects" in streams,
+    )
+    return Loaded(robot, stack, profile)
+
+
+def load_perception(robot: Robot, selection: Selection, trained_with: dict[str, Any]) -> Perception:
+    """The detector as a feature extractor, refused when its weights are not those that the policy was trained with."""
+    from flow_policy_ros.vision.detector import load_detector
+    from flow_policy_ros.vision.features import DetectionFeatures
+
+    if selection.detector is None:
+        raise ContractError("the checkpoint needs the features 'detections', but no detector was given; add --detector.")
+    parameters = from_flat(PerceptionParameters, "perception", robot.parameters)
+    features = DetectionFeatures(
+        load_detector(selection.detector, parameters.allow_pickle, parameters.confidence, parameters.threads)
+    )
+    check_extractor(trained_with, features.identity(), selection.detector)
+    return features
+
+
+def check_extractor(trained_with: dict[str, Any], given: dict[str, Any], path: Path) -> None:
+    """Raises ``ContractError`` when the features would not be the ones that the policy was trained with."""
+    different = [k for k in trained_with if trained_with[k] != given.get(k)]
+    if different:
+        raise ContractError(
+            f"the detector at {path} is not the one that the checkpoint was trained with: {', '.join(different)} differ "
+            f"(trained with {({k: trained_with[k] for k in different})}, given {({k: given.get(k) for k in different})}). "
+            "Give the detector that belongs to the checkpoint, or train the policy on this detector's features."
+        )
+
+
+def stages(
+    robot: Robot, policy: FlowPolicy, perception: Perception | None, steps: int
+) -> dict[str, Callable[[int], object]]:
+    """What to time for a latency profile: the extractor on an image of the robot's size, the policy on an empty observation."""
+    contract = policy.contract
+    observation = Observation(
+        0,
+        np.zeros(len(contract.joints)),
+        {s.name: np.zeros((s.tokens, s.channels), dtype=np.float32) for s in contract.streams},
+        {},
+    )
+    timed: dict[str, Callable[[int], object]] = {
+        "inference": lambda k: policy.sample(replace(observation, stamp=k), steps, 0)
+    }
+    if perception is not None:
+        camera = robot.cameras[0]
+        image = np.random.default_rng(0).integers(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
+        timed["perception"] = lambda k: perception.extract(image, k)
+    return timed
+
+
+def select(
+    task: str,
+    observation: str,
+    checkpoint: Path | None,
+    detector: Path | None,
+    robot: Path | None,
+    steps: int = 10,
+    policy_seed: int = 0,
+    limit_scale: float = 1.0,
+) -> Selection:
+    """Fill in the shipped files for what was not given."""
+    return Selection(
+        task=task,
+        robot=robot or resources.robot_file(f"adroit_{task}"),
+        checkpoint=checkpoint or resources.checkpoint(f"adroit_{task}_{observation}"),
+        detector=(detector or resources.checkpoint(f"adroit_{task}_detector")) if observation == "camera" else None,
+        steps=steps,
+        policy_seed=policy_seed,
+        limit_scale=limit_scale,
+    )

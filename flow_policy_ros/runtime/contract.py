@@ -1,0 +1,77 @@
+"""What a checkpoint expects of the robot and of the observation: names, shapes, rates. No statistics, no torch.
+
+Written to ``contract.json`` by ``policy.checkpoint``, compared with the robot file before anything runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flow_policy_ros.runtime.robot import Robot
+
+
+class ContractError(ValueError):
+    """A checkpoint that does not fit the robot, or an observation that does not fit the checkpoint."""
+
+
+@dataclass(frozen=True)
+class StreamContract:
+    """One feature stream: ``values`` (tokens, channels).
+
+    ``extractor`` identifies what made it (model, weights hash, classes).
+    """
+
+    name: str
+    tokens: int
+    channels: int
+    extractor: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """``joints`` order of the observed positions, ``action_joints`` order of a chunk's columns, both by name.
+
+    ``dt_ns`` spacing of chunk points; ``horizon`` points per chunk.
+    """
+
+    robot: str
+    joints: tuple[str, ...]
+    action_joints: tuple[str, ...]
+    dt_ns: int
+    horizon: int
+    streams: tuple[StreamContract, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> Contract:
+        """Inverse of ``to_json``. Raises ``ContractError`` naming the missing key."""
+        try:
+            return Contract(
+                robot=str(content["robot"]),
+                joints=tuple(content["joints"]),
+                action_joints=tuple(content["action_joints"]),
+                dt_ns=int(content["dt_ns"]),
+                horizon=int(content["horizon"]),
+                streams=tuple(
+                    StreamContract(str(s["name"]), int(s["tokens"]), int(s["channels"]), dict(s["extractor"]))
+                    for s in content["streams"]
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ContractError(f"contract.json is incomplete or malformed: {error!r}.") from error
+
+    def check_robot(self, robot: Robot) -> None:
+        """Refuse a robot whose joints are not this checkpoint's. Raises ``ContractError`` listing both sides."""
+        for role, ours in (("observed", self.joints), ("commanded", self.action_joints)):
+            missing = [j for j in ours if j not in robot.joints]
+            extra = [j for j in robot.joints if j not in ours]
+            if missing or extra:
+                raise ContractError(
+                    f"checkpoint for robot '{self.robot}' does not fit robot file {robot.path} ('{robot.name}'): "
+                    f"{role} joints only in the checkpoint: {missing}; only in the robot file: {extra}. "
+                    "Use the checkpoint trained for this robot, or the robot file that it was trained with."
+                )

@@ -1,0 +1,144 @@
+"""Every tunable of every node: one frozen dataclass per node, the single source of its ROS parameters.
+
+A field's metadata carries unit, bounds, description and whether it may change while running. ``ros.parameters``
+declares them, ``from_flat`` reads them from a robot file, the reference page is generated from them. ROS-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ParameterError(ValueError):
+    """A parameter outside its type, bounds or choices; the message names it and the remedy."""
+
+
+def parameter(
+    default: Any,
+    description: str,
+    unit: str = "",
+    bounds: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A dataclass field that is a node parameter. ``bounds`` are inclusive; ``live`` may change while running."""
+    return field(
+        default=default,
+        metadata={"description": description, "unit": unit, "bounds": bounds, "choices": choices, "live": live},
+    )
+
+
+@dataclass(frozen=True)
+class PerceptionParameters:
+    """Parameters of the perception node, prefix ``perception.``"""
+
+    detector: str = parameter("", "Folder of the detector (model.safetensors + architecture YAML), or a .pt file.")
+    allow_pickle: bool = parameter(
+        False, "Load a .pt detector, which executes code from the file. Only for files you trust."
+    )
+    confidence: float = parameter(0.25, "Detections below this score are dropped.", bounds=(0.0, 1.0), live=True)
+    threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
+    overlay: bool = parameter(True, "Publish the image with the detections drawn on it.", live=True)
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of the policy node, prefix ``policy.``"""
+
+    checkpoint: str = parameter("", "Checkpoint folder (model.safetensors, config.json, contract.json).")
+    rate_hz: float = parameter(12.5, "How often a new chunk is computed.", unit="Hz", bounds=(0.1, 200.0), live=True)
+    steps: int = parameter(10, "Solver steps per chunk.", bounds=(1, 1000), live=True)
+    seed: int = parameter(0, "Noise is drawn from (seed, stamp of the joint state).", bounds=(0, 2**31 - 1), live=True)
+    threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
+    joint_state_max_age_s: float = parameter(
+        0.1, "Sampling stops when the joint state is older.", unit="s", bounds=(0.001, 10.0), live=True
+    )
+    features_max_age_s: float = parameter(
+        0.5, "Sampling stops when the features' image is older.", unit="s", bounds=(0.001, 60.0), live=True
+    )
+
+
+@dataclass(frozen=True)
+class CommandParameters:
+    """Parameters of the command node, prefix ``command.``"""
+
+    rate_hz: float = parameter(100.0, "Control rate.", unit="Hz", bounds=(1.0, 1000.0))
+    limit_scale: float = parameter(
+        1.0, "Factor on every velocity and acceleration limit.", bounds=(0.01, 10.0)
+    )
+    joint_state_max_age_s: float = parameter(
+        0.2, "An older joint state is a fault: decelerated stop, then hold.", unit="s", bounds=(0.001, 10.0), live=True
+    )
+    start_tolerance: float = parameter(
+        0.1,
+        "How far the measured position may lie outside the command range at start.",
+        unit="rad or m",
+        bounds=(0.0, 10.0),
+    )
+
+
+@dataclass(frozen=True)
+class SimParameters:
+    """Parameters of the simulated robot, prefix ``sim.``"""
+
+    task: str = parameter("door", "Which Adroit task.", choices=("door", "hammer", "pen", "relocate"))
+    seed: int = parameter(0, "Seed of the next reset.", bounds=(0, 2**31 - 1), live=True)
+    episode: int = parameter(
+        0, "Index of the next episode; sets the stamp at which it begins.", bounds=(0, 10**6), live=True
+    )
+    steps: int = parameter(200, "Control steps per episode.", bounds=(1, 100000), live=True)
+    realtime: bool = parameter(False, "Run against the wall clock instead of in lockstep.")
+
+
+@dataclass(frozen=True)
+class LockstepParameters:
+    """Parameters of a node that may run in lockstep with the simulation, prefix ``lockstep.``"""
+
+    enabled: bool = parameter(False, "Act on lockstep/tick instead of the node's own timer.")
+    timeout_s: float = parameter(
+        5.0, "Wall time to wait for a missing product before going on without it.", unit="s", bounds=(0.01, 600.0)
+    )
+    latency: str = parameter("", "Latency profile (JSON file) injected into simulated time; empty for none.")
+
+
+BLOCKS: dict[str, type] = {
+    "perception": PerceptionParameters,
+    "policy": PolicyParameters,
+    "command": CommandParameters,
+    "sim": SimParameters,
+    "lockstep": LockstepParameters,
+}
+
+
+def check(cls: type, name: str, value: Any, prefix: str = "") -> Any:
+    """Validate one value against its field; returns it in the field's type. Raises ``ParameterError``."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if name not in fields:
+        raise ParameterError(f"unknown parameter {prefix}{name}; known: {', '.join(prefix + n for n in fields)}.")
+    f = fields[name]
+    kind = type(f.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ParameterError(f"parameter {prefix}{name} is {value!r}, expected {kind.__name__}.")
+    bounds = f.metadata["bounds"]
+    if bounds is not None and not bounds[0] <= value <= bounds[1]:
+        raise ParameterError(
+            f"parameter {prefix}{name} is {value} {f.metadata['unit']}".rstrip()
+            + f", expected {bounds[0]} to {bounds[1]}."
+        )
+    choices = f.metadata["choices"]
+    if choices and value not in choices:
+        raise ParameterError(f"parameter {prefix}{name} is {value!r}, expected one of {', '.join(choices)}.")
+    return value
+
+
+def from_flat(cls: type[T], prefix: str, flat: dict[str, Any]) -> T:
+    """Build a parameter block from flat names (``policy.rate_hz``); unknown names under the prefix are errors."""
+    head = prefix + "."
+    given = {k[len(head):]: v for k, v in flat.items() if k.startswith(head)}
+    return cls(**{k: check(cls, k, v, head) for k, v in given.items()})

@@ -1,0 +1,87 @@
+"""What travels between the parts: joint states, features, chunks, set-points.
+
+Plain frozen data, ROS-free and torch-free. Every stamp is an ``int`` of nanoseconds, every array that
+belongs to joints travels with the joints' names, every unit is SI (rad, m, s, N·m). Codecs to ROS
+messages live in ``ros``; nothing here validates values, the consumers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class JointState:
+    """Measured state of the named joints at ``stamp``.
+
+    ``position`` (J,) rad or m; ``velocity`` (J,) and ``effort`` (J,) where the robot reports them.
+    """
+
+    stamp: int
+    names: tuple[str, ...]
+    position: FloatArray
+    velocity: FloatArray | None = None
+    effort: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one extractor saw in one image: ``values`` (tokens, channels) float32.
+
+    ``stamp`` is the image's stamp, not the instant of computation; ``stream`` names the feature stream.
+    """
+
+    stamp: int
+    stream: str
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The newest valid inputs at ``stamp`` (the joint state's), as the checkpoint's contract orders them.
+
+    ``joint_position`` (J,) in the contract's joint order; ``features[stream]`` (tokens, channels);
+    ``stamps[stream]`` the header stamp of each input, ``"joint_state"`` among them.
+    """
+
+    stamp: int
+    joint_position: FloatArray
+    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    stamps: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A timed trajectory: row k of ``positions`` (H, A) is the set-point for ``stamp + k * dt_ns``.
+
+    ``stamp`` is the stamp of the joint state that it was computed from. ``nfe`` is the number of function
+    evaluations the solver made, ``seed`` the one that drew the noise together with ``stamp``.
+    """
+
+    stamp: int
+    dt_ns: int
+    names: tuple[str, ...]
+    positions: FloatArray
+    nfe: int = 0
+    seed: int = 0
+    observation_stamps: dict[str, int] = field(default_factory=dict)
+
+    def end(self) -> int:
+        """Instant of the last point, ns."""
+        return self.stamp + (len(self.positions) - 1) * self.dt_ns
+
+
+@dataclass(frozen=True)
+class Setpoint:
+    """One command: ``position`` (A,), with the ``velocity`` and ``acceleration`` it implies, for ``stamp``."""
+
+    stamp: int
+    names: tuple[str, ...]
+    position: FloatArray
+    velocity: FloatArray
+    acceleration: FloatArray

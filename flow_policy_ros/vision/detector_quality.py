@@ -1,0 +1,91 @@
+"""How good a detector is on labelled images: average precision, and how far box centres are off, in pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_policy_ros.vision.dataset import LabelledImages
+from flow_policy_ros.vision.detector import Detections, Detector
+
+_IOU_LEVELS = np.linspace(0.5, 0.95, 10)
+
+
+def measure(detector: Detector, data: LabelledImages) -> dict[str, Any]:
+    """``map50``, ``map50_95``, and per class: ``ap50``, ``recall`` and ``precision`` of the best detection of the class,
+    and ``centre_error_px`` (``median``, ``mean``, ``p95``) where the class is both there and found.
+
+    Average precision is the area under the precision-recall curve, made monotone, at the detector's own confidence
+    threshold, so its end of low scores is missing. A class without labels is left out of the means.
+    """
+    found = [detector.detect(image) for image in data.images]
+    per_class: dict[str, Any] = {}
+    precisions = []
+    for c, name in enumerate(data.classes):
+        labels = [rows[rows[:, 0] == c, 1:] for rows in data.boxes]
+        entry = _best_of_class(found, labels, c)
+        if sum(len(rows) for rows in labels):
+            levels = average_precision(found, labels, c)
+            precisions.append(levels)
+            entry["ap50"], entry["ap50_95"] = float(levels[0]), float(levels.mean())
+        per_class[name] = entry
+    table = np.array(precisions) if precisions else np.zeros((1, len(_IOU_LEVELS)))
+    return {"images": len(data.images), "map50": float(table[:, 0].mean()), "map50_95": float(table.mean()), "classes": per_class}
+
+
+def iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union (N, M) of boxes (N, 4) and (M, 4), xyxy."""
+    a, b = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
+    shared = np.prod(np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0), axis=-1)
+    total = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
+    return np.asarray(shared / np.maximum(total, 1e-12))
+
+
+def average_precision(found: list[Detections], labels: list[NDArray[np.float32]], c: int) -> NDArray[np.float64]:
+    """Average precision (10,) of class ``c`` at IoU 0.5, 0.55 … 0.95; ``labels[i]`` (K, 4) xyxy of image i."""
+    scores: list[float] = []
+    hits: list[NDArray[np.bool_]] = []
+    for detections, truth in zip(found, labels, strict=True):
+        mine = detections.classes == c
+        overlap = iou(detections.boxes[mine], truth)
+        taken = np.zeros((len(_IOU_LEVELS), len(truth)), dtype=bool)
+        for row, score in zip(overlap, detections.scores[mine], strict=True):  # best score first
+            hit = np.zeros(len(_IOU_LEVELS), dtype=bool)
+            for k, level in enumerate(_IOU_LEVELS):
+                free = np.where(taken[k], -1.0, row)
+                if len(free) and free.max() >= level:
+                    taken[k, free.argmax()] = hit[k] = True
+            scores.append(float(score))
+            hits.append(hit)
+    if not hits:
+        return np.zeros(len(_IOU_LEVELS))
+    ranked = np.array(hits)[np.argsort(-np.array(scores), kind="stable")].astype(np.float64)
+    true = np.cumsum(ranked, axis=0)
+    recall = true / max(1, sum(len(rows) for rows in labels))
+    precision = true / np.arange(1, len(ranked) + 1)[:, None]
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    steps = np.diff(recall, axis=0, prepend=0.0)
+    return np.asarray((envelope * steps).sum(axis=0))
+
+
+def _best_of_class(found: list[Detections], labels: list[NDArray[np.float32]], c: int) -> dict[str, Any]:
+    """Presence and centre error of the best detection of a class, which is what a policy's features hold."""
+    errors, present, reported, both = [], 0, 0, 0
+    for detections, truth in zip(found, labels, strict=True):
+        mine = np.flatnonzero(detections.classes == c)
+        present += len(truth) > 0
+        reported += len(mine) > 0
+        if len(mine) and len(truth):
+            both += 1
+            box, target = detections.boxes[mine[0]].astype(np.float64), truth.astype(np.float64)
+            offsets = (box[:2] + box[2:]) / 2 - (target[:, :2] + target[:, 2:]) / 2
+            errors.append(np.linalg.norm(offsets, axis=1).min())
+    entry: dict[str, Any] = {"labelled": present, "recall": both / present if present else None}
+    entry["precision"] = both / reported if reported else None
+    if errors:
+        entry["centre_error_px"] = {
+            "median": float(np.median(errors)), "mean": float(np.mean(errors)), "p95": float(np.percentile(errors, 95)),
+        }  # fmt: skip
+    return entry
