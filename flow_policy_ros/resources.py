@@ -50,20 +50,23 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in (share() / "checkpoints").glob("*") if p.is_dir()))
 
 
-def robot_file(name: str) -> Path:
-    """Path of the shipped robot file ``name`` (``adroit_door``). Raises ``ResourceError`` listing those that ship."""
-    return _existing(share() / "config" / "robots" / f"{name}.yaml", "robot file", name, "robots")
+def robot_file(name: str | Path) -> Path:
+    """A robot file by the name of one that ships (``adroit_door``) or by its path. Raises ``ResourceError``."""
+    return _find(name, share() / "config" / "robots" / f"{name}.yaml", "robot file", "robots")
 
 
-def checkpoint(name: str) -> Path:
-    """Folder of the shipped checkpoint or detector ``name``. Raises ``ResourceError`` listing those that ship."""
-    return _existing(share() / "checkpoints" / name, "checkpoint", name, "checkpoints")
+def checkpoint(name: str | Path) -> Path:
+    """A checkpoint's or detector's folder, by the name of one that ships or by its path. Raises ``ResourceError``."""
+    return _find(name, share() / "checkpoints" / name, "checkpoint", "checkpoints")
 
 
-def _existing(path: Path, what: str, name: str, kind: str) -> Path:
-    if not path.exists():
-        raise ResourceError(
-            f"no {what} named {name!r} ships with {PACKAGE}: {path} does not exist. "
-            f"Shipped are {', '.join(names(kind)) or 'none'}; give one of them, or the path of your own."
-        )
-    return path
+def _find(name: str | Path, shipped: Path, what: str, kind: str) -> Path:
+    if str(name) and shipped.exists():
+        return shipped
+    given = Path(name).expanduser()
+    if str(name) and given.exists():
+        return given.resolve()
+    raise ResourceError(
+        f"{what} '{name}' does not exist: it is neither a path nor the name of one that ships with {PACKAGE}. "
+        f"Shipped are: {', '.join(names(kind)) or 'none'}."
+    )

@@ -30,8 +30,8 @@ class EpisodeError(ValueError):
 class Episode:
     """One recording of T control ticks, ``dt_ns`` apart, of the joints ``joints`` (J of them, A = J columns commanded).
 
-    ``stamps`` (T,) int64 ns; ``position`` (T, J) measured, rad or m; ``commands`` (T, A) the set-point published at each
-    tick; ``label`` (T, A) what the policy shall learn, equal to ``commands`` unless the execution was disturbed.
+    ``stamps`` (T,) int64 ns; ``position`` (T, J) measured, rad or m; ``commands`` (T, A) the set-point published at
+    each tick; ``label`` (T, A) what the policy shall learn, equal to ``commands`` unless the execution was disturbed.
     ``streams[name]`` = (stamps (N,) int64 ns of the images, values (N, tokens, channels) float32), ascending in time.
     ``sim_state[name]`` (T, ...) raw simulator state, for rendering again. ``robot`` is the robot file's name, if known.
     Raises ``EpisodeError`` for arrays that do not fit together.
@@ -53,7 +53,7 @@ class Episode:
     def __post_init__(self) -> None:
         ticks, joints = len(self.stamps), len(self.joints)
         if ticks == 0 or self.dt_ns <= 0:
-            raise EpisodeError(f"episode has {ticks} ticks of {self.dt_ns} ns, expected at least one of more than zero.")
+            raise EpisodeError(f"episode has {ticks} ticks of {self.dt_ns} ns, expected at least one, above zero.")
         if np.shape(self.stamps) != (ticks,) or not np.all(np.diff(self.stamps) == self.dt_ns):
             raise EpisodeError(f"episode stamps are not {self.dt_ns} ns apart, one per tick; resample the recording.")
         for name in ("position", "commands", "label"):
@@ -126,8 +126,8 @@ def load_episodes(folder: str | Path) -> list[Episode]:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise EpisodeError(
-            f"folder {folder} holds no episodes (*.npz). Record some with `flow_policy demonstrate`, or give the folder "
-            "that they are in."
+            f"folder {folder} holds no episodes (*.npz). Record some with `flow_policy demonstrate`, or give the "
+            "folder that they are in."
         )
     return [Episode.load(path) for path in paths]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from flow_policy_ros import resources
 from flow_policy_ros.evaluation.closed_loop import Perception, Stack
@@ -57,7 +58,8 @@ def load(selection: Selection, latency: str) -> Loaded:
         checkpoint=str(selection.checkpoint), steps=selection.steps, seed=selection.policy_seed,
     )
     command_parameters = replace(from_flat(CommandParameters, "command", robot.parameters), limit_scale=selection.limit_scale)
-    policy = FlowPolicy.load(selection.checkpoint, threads=policy_parameters.threads)
+    torch.set_num_threads(policy_parameters.threads)
+    policy = FlowPolicy.load(selection.checkpoint)
     policy.contract.check_robot(robot)
     streams = {stream.name: stream for stream in policy.contract.streams}
     perception: Perception | None = None

@@ -103,6 +103,7 @@ class LockstepParameters:
         5.0, "Wall time to wait for a missing product before going on without it.", unit="s", bounds=(0.01, 600.0)
     )
     latency: str = parameter("", "Latency profile (JSON file) injected into simulated time; empty for none.")
+    seed: int = parameter(0, "Injected delays are drawn from (seed, stage, stamp).", bounds=(0, 2**31 - 1))
 
 
 BLOCKS: dict[str, type] = {

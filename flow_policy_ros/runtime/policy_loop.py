@@ -64,8 +64,8 @@ class PolicyLoop:
         """Use up the grid points up to ``now`` and return the observation; missed points are not made up for."""
         if self._origin is None or now < self._origin:
             self._origin = now
-        # The estimate is one low for safety against rounding; the loop makes it exact.
-        self._next = max(0, int((now - self._origin) * self._parameters.rate_hz / 1e9) - 1)
+        # Grid instants are rounded to ns, so the quotient may be one low; the loop makes it exact.
+        self._next = int((now - self._origin) * self._parameters.rate_hz / 1e9)
         while self._instant(self._next) <= now:
             self._next += 1
         return self._assembler.observe(now)

@@ -52,8 +52,9 @@ def label_boxes(
 ) -> list[Label]:
     """Labels of the task's objects as the camera sees them, in the order of ``CLASSES[task_name]``.
 
-    ``visible`` holds a mask (height, width) per class of the pixels that show it (``Segmentation.masks``); with it, objects
-    mostly hidden get no label. Without it hidden objects are labelled too. Raises ``SimError`` for an unknown task.
+    ``visible`` holds a mask (height, width) per class of the pixels that show it (``Segmentation.masks``); with it,
+    objects mostly hidden get no label. Without it hidden objects are labelled too. Raises ``SimError`` for an unknown
+    task.
     """
     if task_name not in CLASSES:
         raise SimError(f"no labels for task '{task_name}', expected one of {', '.join(CLASSES)}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the model: ``kind`` ``geom`` or ``site`` by name, or ``body``: geom ``number`` of the body of that name.
+    """A piece of the model: ``kind`` is ``geom`` or ``site``, by name, or ``body``: the body's geom ``number``.
 
     ``span`` cuts a cylinder along its axis, from −1 to 1.
     """

@@ -6,6 +6,8 @@ their state into what a robot's topics carry. No ROS here, no clock: simulated t
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
@@ -24,7 +26,8 @@ FIRST_STAMP_NS = 1_000_000_000
 
 def _make_environment(task: Task) -> Any:
     choose_backend()
-    with warnings.catch_warnings():
+    # The import prints a notice about rewards, which nothing here uses.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         import gymnasium
         import gymnasium_robotics

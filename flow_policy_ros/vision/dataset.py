@@ -1,7 +1,7 @@
 """Labelled images for a detector: in memory, read from and written to the YOLO folder layout, and their augmentation.
 
-YOLO layout: ``images/*.png|jpg``, ``labels/<same stem>.txt`` with rows ``class cx cy w h`` divided by the image size, and a
-``data.yaml`` whose ``names`` lists the classes. Where simulated images come from is not known here.
+YOLO layout: ``images/*.png|jpg``, ``labels/<same stem>.txt`` with rows ``class cx cy w h`` divided by the image size,
+and a ``data.yaml`` whose ``names`` lists the classes. Where simulated images come from is not known here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class LabelledImages:
         n = min(max(1, round(held_out * len(order))), len(order) - 1)
         parts = (order[n:], order[:n])
         first, second = (
-            LabelledImages(self.classes, [self.images[i] for i in part], [self.boxes[i] for i in part]) for part in parts
+            LabelledImages(self.classes, [self.images[i] for i in part], [self.boxes[i] for i in part])
+            for part in parts
         )
         return first, second
 
@@ -47,7 +48,9 @@ def read_yolo_folder(folder: str | Path) -> LabelledImages:
         names = yaml.safe_load((folder / "data.yaml").read_text())["names"]
         classes = tuple(str(names[i]) for i in range(len(names)))
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise DatasetError(f"{folder / 'data.yaml'} cannot be read ({error!r}); it must list the classes under 'names'.") from error
+        raise DatasetError(
+            f"{folder / 'data.yaml'} cannot be read ({error!r}); it must list the classes under 'names'."
+        ) from error
     paths = sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if len(paths) < 2:
         raise DatasetError(f"{folder / 'images'} holds {len(paths)} images (.png, .jpg), expected at least 2.")
@@ -57,7 +60,9 @@ def read_yolo_folder(folder: str | Path) -> LabelledImages:
         if picture is None:
             raise DatasetError(f"{path} is not an image that OpenCV can read; remove or replace it.")
         images.append(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8))
-        boxes.append(_read_label(folder / "labels" / f"{path.stem}.txt", len(classes), picture.shape[1], picture.shape[0]))
+        boxes.append(
+            _read_label(folder / "labels" / f"{path.stem}.txt", len(classes), picture.shape[1], picture.shape[0])
+        )
     return LabelledImages(classes, images, boxes)
 
 
@@ -70,9 +75,13 @@ def _read_label(path: Path, classes: int, width: int, height: int) -> FloatRows:
     except ValueError as error:
         raise DatasetError(f"{path} is malformed ({error}); each line must hold 'class cx cy w h'.") from error
     if not ((rows[:, 0] >= 0) & (rows[:, 0] < classes)).all() or not ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1)).all():
-        raise DatasetError(f"{path}: a class outside 0…{classes - 1} or a coordinate outside 0…1; coordinates are fractions.")
+        raise DatasetError(
+            f"{path}: a class outside 0…{classes - 1} or a coordinate outside 0…1; coordinates are fractions."
+        )
     c, x, y, w, h = rows.T
-    return np.stack([c, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], axis=1).astype(np.float32)
+    return np.stack(
+        [c, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], axis=1
+    ).astype(np.float32)
 
 
 def write_yolo_folder(data: LabelledImages, folder: str | Path) -> None:
@@ -80,7 +89,9 @@ def write_yolo_folder(data: LabelledImages, folder: str | Path) -> None:
     folder = Path(folder)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "data.yaml").write_text(yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": list(data.classes)}))
+    (folder / "data.yaml").write_text(
+        yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": list(data.classes)})
+    )
     for i, (image, rows) in enumerate(zip(data.images, data.boxes, strict=True)):
         height, width = image.shape[:2]
         cv2.imwrite(str(folder / "images" / f"{i:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -106,8 +117,8 @@ def augment(
 ) -> tuple[NDArray[np.uint8], FloatRows]:
     """A slightly moved, scaled, relit copy of a square image (S, S, 3) with boxes (K, 5).
 
-    Never mirrored: a mirrored right hand is a left hand, and thumb and fingers would change places. Half of the copies stay
-    in place, so that what a fixed camera sees is learnt exactly.
+    Never mirrored: a mirrored right hand is a left hand, and thumb and fingers would change places. Half of the copies
+    stay in place, so that what a fixed camera sees is learnt exactly.
     """
     size = image.shape[0]
     if generator.random() < 0.5:
@@ -115,7 +126,8 @@ def augment(
         shift = generator.uniform(-0.04, 0.04, size=2) * size + (1 - scale) * size / 2
         matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
         image = np.asarray(
-            cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8
+            cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
+            dtype=np.uint8,
         )
         # Pixel i covers [i, i + 1): an image warped about pixel centres moves edges by (scale − 1)/2 less.
         moved = rows.copy()
@@ -126,6 +138,6 @@ def augment(
         whole = (moved[:, 3] - moved[:, 1]) * (moved[:, 4] - moved[:, 2])
         rows = clipped[left > 0.3 * whole].astype(np.float32)
     gain = generator.uniform(0.85, 1.15) * generator.uniform(0.95, 1.05, size=3)  # brightness, then colour balance
-    lit = image.astype(np.float32) * gain + generator.uniform(-10, 10)
-    lit += generator.normal(0, generator.uniform(0, 4), size=image.shape)
+    lit = image * gain.astype(np.float32) + np.float32(generator.uniform(-10, 10))
+    lit += generator.uniform(0, 4) * generator.standard_normal(image.shape, dtype=np.float32)
     return np.clip(lit, 0, 255).astype(np.uint8), rows

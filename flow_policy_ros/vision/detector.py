@@ -1,8 +1,9 @@
 """An object detector: image in, boxes out, bit-equal for equal images.
 
 A detector is a folder: ``model.safetensors`` (half or single precision), ``architecture.yaml`` (an ultralytics model
-description) and ``detector.json`` (model name, image size, class names, hash of the weights, how trained, measured errors).
-The torch module is run directly; training is in ``vision.training``, features for a policy in ``vision.features``.
+description) and ``detector.json`` (model name, image size, class names, hash of the weights, how trained, measured
+errors). The torch module is run directly; training is in ``vision.training``, features for a policy in
+``vision.features``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DetectorError(ValueError):
 
 @dataclass(frozen=True)
 class Detections:
-    """N boxes of one image, best first: ``boxes`` (N, 4) float32 xyxy in pixels, ``scores`` (N,) float32, ``classes`` (N,) int64."""
+    """N boxes of one image, best first: ``boxes`` (N, 4) float32 xyxy in pixels, ``scores`` (N,), ``classes`` (N,)."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -43,16 +44,30 @@ class Detections:
 
 def check_image(image: NDArray[np.uint8]) -> None:
     """Raises ``DetectorError`` unless ``image`` is (H, W, 3) uint8."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or not image.size
+    ):
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DetectorError(f"image is {given}, expected uint8 of shape (height, width, 3), RGB; convert it before detection.")
+        raise DetectorError(
+            f"image is {given}, expected uint8 of shape (height, width, 3), RGB; convert it before detection."
+        )
 
 
 class Detector:
     """A loaded network. ``classes`` are its class names, ``image_size`` the side of its square input in pixels."""
 
     def __init__(
-        self, network: Any, model: str, classes: tuple[str, ...], image_size: int, weights_sha256: str, confidence: float
+        self,
+        network: Any,
+        model: str,
+        classes: tuple[str, ...],
+        image_size: int,
+        weights_sha256: str,
+        confidence: float,
     ) -> None:
         self.classes = classes
         self.image_size = image_size
@@ -73,7 +88,7 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, image: NDArray[np.uint8]) -> Detections:
-        """Boxes in an RGB image (H, W, 3) uint8, in its own pixels. Raises ``DetectorError`` for another type or shape."""
+        """Boxes in an RGB image (H, W, 3) uint8, in its own pixels. Raises ``DetectorError`` for anything else."""
         check_image(image)
         square, scale, left, top = letterbox(image, self.image_size)
         pixels = torch.from_numpy(square).permute(2, 0, 1)[None].float().div_(255.0)  # a channels-last view: no copy
@@ -111,7 +126,9 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], f
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     square = np.full((size, size, 3), PAD_GREY, dtype=np.uint8)
     top, left = (size - inner_h) // 2, (size - inner_w) // 2
-    square[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
+    square[top : top + inner_h, left : left + inner_w] = cv2.resize(
+        image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR
+    )
     return square, scale, left, top
 
 
@@ -123,9 +140,7 @@ def build_network(architecture: dict[str, Any], classes: tuple[str, ...]) -> Any
     return DetectionModel(dict(architecture), nc=len(classes), verbose=False)
 
 
-def load_detector(
-    path: str | Path, allow_pickle: bool = False, confidence: float = 0.25, threads: int = 1
-) -> Detector:
+def load_detector(path: str | Path, allow_pickle: bool = False, confidence: float = 0.25, threads: int = 1) -> Detector:
     """Load a detector folder, or with ``allow_pickle`` an ultralytics ``.pt`` file.
 
     ``confidence`` drops detections below it; ``threads`` sets the tensor library's threads of this process. Raises
@@ -140,21 +155,27 @@ def load_detector(
             f"no detector at {path}: expected a folder with model.safetensors, architecture.yaml and detector.json, as "
             "'flow_policy train-detector' writes it. Set the parameter perception.detector to it."
         )
-    missing = [name for name in ("model.safetensors", "architecture.yaml", "detector.json") if not (path / name).is_file()]
+    missing = [
+        name for name in ("model.safetensors", "architecture.yaml", "detector.json") if not (path / name).is_file()
+    ]
     if missing:
-        raise DetectorError(f"detector folder {path} lacks {', '.join(missing)}; make it anew with 'flow_policy train-detector'.")
+        raise DetectorError(
+            f"detector folder {path} lacks {', '.join(missing)}; make it anew with 'flow_policy train-detector'."
+        )
     try:
         content = json.loads((path / "detector.json").read_text())
         classes, image_size = tuple(content["classes"]), int(content["image_size"])
         model, expected = str(content["model"]), str(content["weights_sha256"])
         architecture = yaml.safe_load((path / "architecture.yaml").read_text())
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise DetectorError(f"detector folder {path} cannot be read ({error!r}); make it anew with 'flow_policy train-detector'.") from error
+        raise DetectorError(
+            f"detector folder {path} cannot be read ({error!r}); make it anew with 'flow_policy train-detector'."
+        ) from error
     sha256 = file_sha256(path / "model.safetensors")
     if sha256 != expected:
         raise DetectorError(
-            f"weights of detector {path} are not the ones that its detector.json describes (sha256 {sha256[:12]}…, expected "
-            f"{expected[:12]}…); restore model.safetensors or train the detector again."
+            f"weights of detector {path} are not the ones that its detector.json describes (sha256 {sha256[:12]}…, "
+            f"expected {expected[:12]}…); restore model.safetensors or train the detector again."
         )
     network = build_network(architecture, classes)
     try:

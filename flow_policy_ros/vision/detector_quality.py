@@ -14,7 +14,7 @@ _IOU_LEVELS = np.linspace(0.5, 0.95, 10)
 
 
 def measure(detector: Detector, data: LabelledImages) -> dict[str, Any]:
-    """``map50``, ``map50_95``, and per class: ``ap50``, ``recall`` and ``precision`` of the best detection of the class,
+    """``map50``, ``map50_95``, and per class: ``ap50``, ``recall`` and ``precision`` of the class's best detection,
     and ``centre_error_px`` (``median``, ``mean``, ``p95``) where the class is both there and found.
 
     Average precision is the area under the precision-recall curve, made monotone, at the detector's own confidence
@@ -32,7 +32,12 @@ def measure(detector: Detector, data: LabelledImages) -> dict[str, Any]:
             entry["ap50"], entry["ap50_95"] = float(levels[0]), float(levels.mean())
         per_class[name] = entry
     table = np.array(precisions) if precisions else np.zeros((1, len(_IOU_LEVELS)))
-    return {"images": len(data.images), "map50": float(table[:, 0].mean()), "map50_95": float(table.mean()), "classes": per_class}
+    return {
+        "images": len(data.images),
+        "map50": float(table[:, 0].mean()),
+        "map50_95": float(table.mean()),
+        "classes": per_class,
+    }
 
 
 def iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:

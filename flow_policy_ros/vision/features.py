@@ -1,4 +1,4 @@
-"""From an image to what a policy observes: ``Features`` of fixed shape. The detector itself is in ``vision.detector``."""
+"""From an image to what a policy observes: ``Features`` of fixed shape. The detector itself is ``vision.detector``."""
 
 from __future__ import annotations
 

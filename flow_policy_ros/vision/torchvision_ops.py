@@ -1,8 +1,9 @@
 """Make ``import torchvision`` work beside a torch that its compiled library was not built for.
 
-The torchvision wheels of the package index are CUDA builds: beside a CPU-only torch their operators do not load, and the
-import fails because ``torchvision::nms`` is not declared. Here the two operators that the import needs are declared, ``nms``
-with a CPU implementation. A machine whose torchvision loads its own operators is left alone. No detector logic here.
+The torchvision wheels of the package index are CUDA builds: beside a CPU-only torch their operators do not load, and
+the import fails because ``torchvision::nms`` is not declared. Here the two operators that the import needs are
+declared, ``nms`` with a CPU implementation. A machine whose torchvision loads its own operators is left alone. No
+detector logic here.
 """
 
 from __future__ import annotations
@@ -51,20 +52,19 @@ def ensure_torchvision() -> None:
     """Import torchvision, with stand-in operators if its own do not load. Does nothing when it is already imported."""
     if "torchvision" in sys.modules:
         return
-    if _own_operators_load():
-        import torchvision  # noqa: F401
-
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.impl(
-        "nms",
-        lambda boxes, scores, iou: torch.from_numpy(greedy_nms(boxes.float().numpy(), scores.float().numpy(), iou)),
-        "CPU",
-    )
-    _libraries.append(library)
+    stand_in = not _own_operators_load()
+    if stand_in:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.impl("nms", _nms, "CPU")
+        _libraries.append(library)
     import torchvision.extension
 
-    # Only now: during its import torchvision attaches more to each operator of a library that it believes loaded.
-    torchvision.extension._has_ops = lambda: True
+    if stand_in:
+        # Only now: during its import torchvision attaches more to each operator of a library that it believes loaded.
+        torchvision.extension._has_ops = lambda: True
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    return torch.from_numpy(greedy_nms(boxes.float().numpy(), scores.float().numpy(), iou_threshold))

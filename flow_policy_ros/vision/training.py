@@ -1,6 +1,7 @@
-"""Training a detector: a plain loop over ultralytics' network and loss, in memory, without network access or side files.
+"""Training a detector: a plain loop over ultralytics' network and loss, in memory, without internet or side files.
 
-``vision.dataset`` holds the images, ``vision.detector_quality`` measures the result, ``cli.train_detector`` is the command.
+``vision.dataset`` holds the images, ``vision.detector_quality`` measures the result, ``cli.train_detector`` is the
+command.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flow_policy_ros.vision.ultralytics_setup import import_ultralytics
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train: passes over the images, images per step, peak learning rate of AdamW, weight decay, averaging of weights."""
+    """How to train: passes over the images, images per step, AdamW's peak learning rate, averaging of the weights."""
 
     epochs: int = 25
     batch: int = 8
@@ -36,7 +37,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: ``step`` of ``steps``; ``loss`` the sum of the box, class and distribution losses per image."""
+    """Where training stands: ``step`` of ``steps``; ``loss`` the sum of the box, class and distribution losses."""
 
     step: int
     steps: int
@@ -55,7 +56,9 @@ def architecture_of(model: str) -> dict[str, Any]:
     try:
         return dict(yaml_model_load(name))
     except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise DetectorError(f"no model '{model}' in ultralytics ({error}); give a name such as yolo11n.yaml or yolo12n.yaml.") from error
+        raise DetectorError(
+            f"no model '{model}' in ultralytics ({error}); give a name such as yolo11n.yaml or yolo12n.yaml."
+        ) from error
 
 
 def train(
@@ -66,7 +69,7 @@ def train(
     seed: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Any:
-    """The trained network (exponential average of its weights). Same inputs, threads and versions give the same weights."""
+    """The trained network, its weights averaged over the last steps. Equal inputs, threads and versions: equal weights."""
     import_ultralytics()
     from ultralytics.cfg import get_cfg
 
@@ -79,16 +82,13 @@ def train(
     per_epoch = max(1, len(squares) // schedule.batch)
     steps = per_epoch * schedule.epochs
     optimizer = torch.optim.AdamW(_parameter_groups(network, schedule.weight_decay), lr=schedule.learning_rate)
-    warmup = max(1, int(schedule.warmup_fraction * steps))
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda k: (k + 1) / warmup if k < warmup else 0.01 + 0.495 * (1 + np.cos(np.pi * (k - warmup) / max(1, steps - warmup))),
-    )
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: _rate(k / steps, schedule.warmup_fraction))
     for step in range(steps):
         if step % per_epoch == 0:
             order = generator.permutation(len(squares))
         first = (step % per_epoch) * schedule.batch
-        batch = _batch([augment(*squares[i], generator) for i in order[first : first + schedule.batch]], image_size)
+        chosen = [squares[i] for i in order[first : first + schedule.batch]]
+        batch = _batch([augment(image, rows, generator) for image, rows in chosen], image_size)
         total, parts = network(batch)
         optimizer.zero_grad(set_to_none=True)
         total.sum().backward()
@@ -101,6 +101,13 @@ def train(
     return average
 
 
+def _rate(done: float, warmup: float) -> float:
+    """Factor on the learning rate after a fraction ``done`` of the steps: a linear rise, then half a cosine to 1 %."""
+    if done < warmup:
+        return 0.01 + 0.99 * done / warmup
+    return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (done - warmup) / (1 - warmup))))
+
+
 def _batch(pairs: list[tuple[Any, Any]], size: int) -> dict[str, torch.Tensor]:
     """What ultralytics' loss takes: images (B, 3, S, S) in [0, 1]; boxes (K, 4) as centre and size in [0, 1]."""
     pixels = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).float().div_(255.0)
@@ -110,7 +117,9 @@ def _batch(pairs: list[tuple[Any, Any]], size: int) -> dict[str, torch.Tensor]:
         "img": pixels,
         "cls": rows[:, :1],
         "bboxes": torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1),
-        "batch_idx": torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor([len(rows) for _, rows in pairs])).float(),
+        "batch_idx": torch.repeat_interleave(
+            torch.arange(len(pairs)), torch.tensor([len(rows) for _, rows in pairs])
+        ).float(),
     }
 
 
@@ -146,6 +155,7 @@ def save_detector(
         if not name.endswith("num_batches_tracked")
     }
     save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # save_file makes it readable for its owner alone
     described = {key: value for key, value in architecture.items() if key not in ("nc", "yaml_file")}
     (folder / "architecture.yaml").write_text(yaml.safe_dump({"nc": len(classes), **described}, sort_keys=False))
     content = {

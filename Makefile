@@ -1,0 +1,33 @@
+# Each target does all the set-up it needs, once: see scripts/setup.sh. VENV and PYTHON may be set.
+VENV ?= .venv
+export VENV
+
+.PHONY: help setup demo test lint doctor clean
+
+help:
+	@echo "make demo     set up, then watch the simulated hand open doors (DEMO='--episodes 2' passes options)"
+	@echo "make test     set up, then run all tests (TEST='-k limiter' passes options)"
+	@echo "make lint     set up, then ruff and mypy"
+	@echo "make doctor   set up, then say what was found on this machine"
+	@echo "make setup    only the set-up: $(VENV) with pinned dependencies, ROS 2, libraries for rendering"
+	@echo "make clean    remove what was built, but not $(VENV)"
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(VENV)/bin/flow_policy demo $(DEMO)
+
+test: setup
+	@$(VENV)/bin/python -m pytest $(TEST)
+
+lint: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+doctor: setup
+	@$(VENV)/bin/flow_policy doctor
+
+clean:
+	rm -rf build install log *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find flow_policy_ros launch scripts test benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,248 @@
+"""``flow_policy train-detector``: train a detector on simulated frames that label themselves, or on a YOLO dataset."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    from flow_policy_ros.vision.dataset import LabelledImages
+
+HELP = "train an object detector on simulated frames or on a YOLO dataset"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train an object detector on simulated frames that label themselves, or on a YOLO dataset. Uses no network."""
+
+    out: Path
+    """Folder for the detector (model.safetensors, architecture.yaml, detector.json, preview.jpg)."""
+    task: str = "door"
+    """Simulated task whose objects are detected: door, hammer, pen or relocate."""
+    episodes: Path | None = None
+    """Folder of recorded episodes; frames are rendered again at random ticks of them."""
+    dataset: Path | None = None
+    """Instead of --episodes: folder with images/, labels/ and data.yaml in the YOLO layout."""
+    robot: Path | None = None
+    """Robot file with the camera; default config/robots/adroit_<task>.yaml."""
+    model: str = "yolo11n.yaml"
+    """Any detection architecture of ultralytics by name, e.g. yolo11n.yaml, yolo12n.yaml, yolo26n.yaml."""
+    image_size: int = 256
+    """Side of the network's input, px; a multiple of 32."""
+    images: int = 1000
+    """Frames to render for training; a fifth as many are rendered from other episodes to measure the result."""
+    epochs: int = 25
+    """Passes over the training images."""
+    batch: int = 8
+    """Images per step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    seed: int = 0
+    """Seed of weights, frames and augmentation."""
+    threads: int = 1
+    """Threads of the tensor library."""
+    json: Path | None = None
+    """File for the figures: steps, samples_per_s, loss, validation, checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0; bad input raises ``ValueError``- or ``SimError``-derived errors."""
+    import tyro
+
+    return run(
+        tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy train-detector"), argv
+    )
+
+
+def run(arguments: Arguments, argv: list[str]) -> int:
+    """Train, measure, save."""
+    import torch
+
+    from flow_policy_ros.vision.dataset import DatasetError, read_yolo_folder
+    from flow_policy_ros.vision.detector import DetectorError, load_detector
+    from flow_policy_ros.vision.detector_quality import measure
+    from flow_policy_ros.vision.training import Schedule, add_metrics, architecture_of, save_detector, train
+
+    if (arguments.episodes is None) == (arguments.dataset is None):
+        raise DatasetError(
+            "give either --episodes (a folder of recorded episodes) or --dataset (a YOLO folder), one of the two."
+        )
+    if arguments.image_size < 64 or arguments.image_size % 32:
+        raise DetectorError(f"--image-size is {arguments.image_size}, expected a multiple of 32 from 64 up.")
+    if (
+        min(arguments.images, arguments.epochs, arguments.batch, arguments.threads) < 1
+        or not arguments.learning_rate > 0
+    ):
+        raise DetectorError("--images, --epochs, --batch, --threads and --learning-rate must be above zero.")
+    torch.set_num_threads(arguments.threads)
+    architecture = architecture_of(arguments.model)
+    if arguments.dataset is not None:
+        training, held_out = read_yolo_folder(arguments.dataset).split(0.17, arguments.seed)
+    else:
+        training, held_out = _render(arguments)
+    schedule = Schedule(epochs=arguments.epochs, batch=arguments.batch, learning_rate=arguments.learning_rate)
+    losses: list[float] = []
+    started = time.monotonic()
+    with _progress("training") as (bar, row):
+
+        def report(progress: Any) -> None:
+            losses.append(progress.loss)
+            recent = sum(losses[-50:]) / len(losses[-50:])
+            bar.update(row, total=progress.steps, completed=progress.step, note=f"loss {recent:.3f}")
+
+        network = train(training, architecture, arguments.image_size, schedule, arguments.seed, report)
+    seconds = time.monotonic() - started
+    loss = sum(losses[-50:]) / len(losses[-50:])
+    how = {
+        "command": "flow_policy train-detector " + shlex.join(argv),
+        "images": len(training.images),
+        "steps": len(losses),
+        "loss": loss,
+        "wall_s": round(seconds, 1),
+        "torch": torch.__version__,
+    }
+    save_detector(arguments.out, network, architecture, arguments.model, training.classes, arguments.image_size, how)
+    detector = load_detector(arguments.out, threads=arguments.threads)  # what is measured is what was written
+    metrics = measure(detector, held_out)
+    add_metrics(arguments.out, metrics)
+    _preview(detector, held_out, arguments.out / "preview.jpg")
+    _print_table(metrics)
+    figures = {
+        "steps": len(losses),
+        "samples_per_s": len(losses) * arguments.batch / seconds,
+        "loss": loss,
+        "validation": metrics,
+        "checkpoint": str(arguments.out),
+    }
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
+    """Frames for training and frames of other episodes for measuring."""
+    import numpy as np
+
+    from flow_policy_ros.data.episodes import EpisodeError, load_episodes
+    from flow_policy_ros.resources import robot_file
+    from flow_policy_ros.runtime.robot import load_robot
+    from flow_policy_ros.sim.gl import SimError
+    from flow_policy_ros.sim.robot import AdroitRobot
+
+    assert arguments.episodes is not None
+    robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
+    if not robot.cameras:
+        raise SimError(f"robot file {robot.path} has no camera to render; add one under robot.cameras.")
+    episodes = [e for e in load_episodes(arguments.episodes) if e.task == arguments.task and e.sim_state]
+    if len(episodes) < 2:
+        raise EpisodeError(
+            f"{arguments.episodes} holds {len(episodes)} episodes of task '{arguments.task}' with simulator states, "
+            "expected at least 2; record some with 'flow_policy demonstrate'."
+        )
+    generator = np.random.default_rng([arguments.seed, 3])
+    order = generator.permutation(len(episodes))
+    n_held_out = max(1, len(episodes) // 6)
+    simulated = AdroitRobot(arguments.task, robot)
+    parts = []
+    for chosen, count, name in (
+        (order[n_held_out:], arguments.images, "rendering"),
+        (order[:n_held_out], max(1, arguments.images // 5), "rendering held-out"),
+    ):
+        picks = [
+            (e := episodes[int(generator.choice(chosen))], int(generator.integers(len(e.stamps)))) for _ in range(count)
+        ]
+        parts.append(_render_frames(simulated, picks, name))
+    simulated.close()
+    return parts[0], parts[1]
+
+
+def _render_frames(simulated: Any, picks: list[tuple[Any, int]], name: str) -> LabelledImages:
+    import numpy as np
+
+    from flow_policy_ros.sim.labels import CLASSES, label_boxes
+    from flow_policy_ros.sim.segmentation import Segmentation
+    from flow_policy_ros.vision.dataset import LabelledImages
+
+    width, height, task = simulated.camera.width, simulated.camera.height, simulated.task.name
+    classes = CLASSES[task]
+    segmentation = Segmentation(simulated.model, width, height, task)
+    images, boxes = [], []
+    with _progress(name) as (bar, row):
+        for episode, tick in picks:
+            simulated.set_sim_state({field: values[tick] for field, values in episode.sim_state.items()})
+            visible = segmentation.masks(simulated.data, simulated.camera_id)
+            labels = label_boxes(simulated.model, simulated.data, simulated.camera_id, width, height, task, visible)
+            rows = [(classes.index(label.class_name), *label.xyxy) for label in labels]
+            images.append(simulated.render())
+            boxes.append(np.array(rows, dtype=np.float32).reshape(-1, 5))
+            bar.update(row, total=len(picks), advance=1, note="")
+    segmentation.close()
+    return LabelledImages(classes, images, boxes)
+
+
+class _progress:
+    """A progress line with rate and time left: ``with _progress(name) as (bar, row)``."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )  # fmt: skip
+        self._name = name
+
+    def __enter__(self) -> tuple[_progress, Any]:
+        self._row = self._bar.add_task(self._name, total=None, rate="", note="")
+        self._bar.start()
+        return self, self._row
+
+    def update(self, row: Any, **fields: Any) -> None:
+        speed = self._bar.tasks[row].speed
+        self._bar.update(row, rate=f"{speed:.1f}/s" if speed else "", **fields)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+def _preview(detector: Any, data: LabelledImages, path: Path) -> None:
+    """Detections on the first twelve held-out frames, side by side."""
+    import cv2
+    import numpy as np
+
+    from flow_policy_ros.vision.overlay import draw
+
+    tiles = [draw(image, detector.detect(image), detector.classes, scale=2) for image in data.images[:12]]
+    tiles = [tile for tile in tiles if tile.shape == tiles[0].shape]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
+    sheet = np.concatenate([np.concatenate(tiles[i : i + 4], axis=1) for i in range(0, len(tiles), 4)])
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
+
+
+def _print_table(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}"
+    )
+    for column in ("class", "labelled", "recall", "precision", "centre error px: median", "mean", "p95"):
+        table.add_column(column)
+    for name, entry in metrics["classes"].items():
+        error = entry.get("centre_error_px", {})
+        numbers = [entry["recall"], entry["precision"], *(error.get(k) for k in ("median", "mean", "p95"))]
+        table.add_row(name, str(entry["labelled"]), *("–" if v is None else f"{v:.2f}" for v in numbers))
+    Console().print(table)

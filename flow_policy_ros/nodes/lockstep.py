@@ -1,0 +1,53 @@
+"""What the nodes share in lockstep: how long one waits for another, the words they exchange, the injected delay.
+
+Waiting is in wall time, since the one waited for may be dead. What is waited for is each node's affair.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flow_policy_ros.runtime.latency import NO_LATENCY, LatencyProfile
+from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError
+
+CHUNK = "chunk"
+"""``frame_id`` in ``lockstep/policy``: a chunk was published for this tick."""
+COMMAND = "command"
+"""``frame_id`` in ``lockstep/command``: a command was published for this tick."""
+POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0
+"""Of ``lockstep.timeout_s``: each gives up a little before the one that waits for it does."""
+
+
+class Patience:
+    """Waits for one other process. ``lost`` is true from the moment the time was up until ``heard``."""
+
+    def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lost = False
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._since = clock()
+
+    def begin(self) -> None:
+        """A new wait begins."""
+        self._since = self._clock()
+
+    def heard(self) -> None:
+        """The other one lives."""
+        self.lost = False
+
+    def over(self) -> bool:
+        """Whether to go on without: it is lost, or gets lost now because the time is up."""
+        if self._clock() - self._since >= self._timeout_s:
+            self.lost = True
+        return self.lost
+
+
+def latency_profile(parameters: LockstepParameters) -> LatencyProfile:
+    """The profile that the parameters name. Raises ``ParameterError``."""
+    if not parameters.latency:
+        return NO_LATENCY
+    try:
+        return LatencyProfile.load(parameters.latency)
+    except ValueError as error:
+        raise ParameterError(f"parameter lockstep.latency: {error}") from error

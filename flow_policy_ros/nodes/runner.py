@@ -1,0 +1,78 @@
+"""How every node's process begins and ends: start, spin, stop on a signal, refuse bad input in one paragraph.
+
+No node's behaviour is in here.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from flow_policy_ros.runtime.parameters import ParameterError
+from flow_policy_ros.runtime.robot import RobotFileError
+
+REFUSED = 2
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+"""For timers: a period is wall time, also when the node's own clock is a simulated one or is set."""
+
+
+class ClosableNode(Node):
+    """What ``run`` runs. ``close`` ends what the node started: threads, graphics contexts."""
+
+    def close(self) -> None:
+        """Nothing by default."""
+
+
+def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: type[Exception]) -> int:
+    """Build the node, spin it until SIGINT or SIGTERM; returns the exit code.
+
+    A ``refusals`` error while building is bad input: its text goes to standard error and the exit code is 2.
+    """
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.append(number))
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rcl's error classes are not public
+        return _refuse(f"the ROS arguments cannot be used: {error}")
+    try:
+        node = build()
+    except (RobotFileError, ParameterError, ParameterException, *refusals) as error:
+        rclpy.try_shutdown()
+        return _refuse(str(error))
+    executor = make_executor()
+    executor.add_node(node)
+    try:
+        while not stop and rclpy.ok():
+            executor.spin_once(timeout_sec=0.2)  # returns after each event; EventsExecutor.spin() can hang
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close()
+        executor.remove_node(node)
+        node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0
+
+
+def make_executor() -> Executor:
+    """The executor with the lowest period error; older distributions have only the ordinary one."""
+    try:
+        from rclpy.experimental import EventsExecutor
+    except ImportError:
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+def _refuse(text: str) -> int:
+    print(" ".join(text.split()), file=sys.stderr)
+    return REFUSED

@@ -1,0 +1,174 @@
+"""The checkpoint folder: weights as safetensors, everything else as JSON, nothing pickled.
+
+``model.safetensors``; ``config.json`` (architecture, flow, how trained); ``contract.json`` (what the robot must offer,
+with the normalisers and their hash); ``README.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from flow_policy_ros.models.network import NetworkShape
+from flow_policy_ros.policy.codec import VectorCodec, observation_dim
+from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
+from flow_policy_ros.policy.vector_flow import VectorFlowModel
+from flow_policy_ros.runtime.contract import Contract, ContractError
+
+WEIGHTS, CONFIG, CONTRACT, README = "model.safetensors", "config.json", "contract.json", "README.md"
+KIND = "vector_flow"
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; one paragraph with the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy that can be sampled: ``model`` on normalised tensors, ``codec`` around it, ``training`` its history."""
+
+    model: VectorFlowModel
+    codec: VectorCodec
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = "", half: bool = False) -> None:
+    """Write the folder; each file is replaced at once. ``half`` stores float16 weights (loaded as float32)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, codec = checkpoint.model, checkpoint.codec
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    config = {
+        "format": FORMAT,
+        "kind": KIND,
+        "network": {"name": model.network_name, "sizes": dataclasses.asdict(model.network_config)},
+        "flow": {
+            "path": "straight",
+            "time": "0 noise, 1 data",
+            "time_sampler": model.time_sampler_name,
+            "solver": model.solver_name,
+        },
+        "action_space": codec.action_space,
+        "training": checkpoint.training,
+    }
+    normaliser = {
+        "observation": codec.observation_normaliser.to_json(),
+        "action": codec.action_normaliser.to_json(),
+    }
+    contract = codec.contract.to_json() | {"normaliser": normaliser, "normaliser_sha256": json_sha256(normaliser)}
+    write_tensors(folder / WEIGHTS, weights)
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
+    write_text(folder / README, readme or "# Vector flow policy\n")
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder; the model is in eval mode, float32, on the CPU. Raises ``CheckpointError``."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"checkpoint {folder} is not a folder. Give the folder that holds {WEIGHTS}, {CONFIG} and {CONTRACT}, as "
+            "`flow_policy train` writes it."
+        )
+    config, content = _read_json(folder, CONFIG), _read_json(folder, CONTRACT)
+    if config.get("kind") != KIND or config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {folder} is of kind {config.get('kind')!r}, format {config.get('format')!r}; expected "
+            f"{KIND!r}, format {FORMAT}. Use the version of this package that wrote it."
+        )
+    try:
+        contract = Contract.from_json(content)
+        normaliser = content["normaliser"]
+        if json_sha256(normaliser) != content["normaliser_sha256"]:
+            raise CheckpointError(
+                f"checkpoint {folder}: the normaliser statistics in {CONTRACT} do not match their hash. The file was "
+                "edited or belongs to another checkpoint; copy the whole folder again from where it was trained."
+            )
+        codec = VectorCodec(
+            contract,
+            Normaliser.from_json(normaliser["observation"]),
+            Normaliser.from_json(normaliser["action"]),
+            str(config["action_space"]),
+        )
+        model = VectorFlowModel(
+            str(config["network"]["name"]),
+            config["network"]["sizes"],
+            NetworkShape(observation_dim(contract), contract.horizon, len(contract.action_joints)),
+            str(config["flow"]["time_sampler"]),
+            str(config["flow"]["solver"]),
+        )
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: {CONFIG} or {CONTRACT} lacks {error}; copy the whole folder again."
+        ) from error
+    except (ValueError, TypeError, ContractError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: {error} Copy the whole folder again, or use the version of this package that "
+            "wrote it."
+        ) from error
+    _load_weights(model, folder / WEIGHTS)
+    return Checkpoint(model.eval(), codec, dict(config.get("training", {})))
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text())
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} has no readable {name} ({error.strerror}). Copy the whole folder, as `flow_policy "
+            "train` wrote it."
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {folder}: {name} is not JSON ({error}). Copy the folder again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint {folder}: {name} holds no JSON object. Copy the folder again.")
+    return content
+
+
+def _load_weights(model: VectorFlowModel, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"weights {path} cannot be read ({error}). Copy the file again; if the folder comes from a git clone, "
+            "fetch its large files."
+        ) from error
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if ours != theirs:
+        differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        first = differ[0]
+        raise CheckpointError(
+            f"weights {path} do not fit the network of {CONFIG}: {len(differ)} tensors differ, first {first}: expected "
+            f"{ours.get(first)}, given {theirs.get(first)}. {CONFIG}, {CONTRACT} and {WEIGHTS} must come from the same "
+            "training; copy the whole folder again."
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: a reader sees the old or the new one, an interruption leaves the old one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Replace a safetensors file at once."""
+    partial = path.with_name(path.name + ".partial")
+    save_file(dict(tensors), partial)
+    partial.replace(path)

@@ -1,0 +1,106 @@
+"""The dataclasses of ``runtime.parameters`` as ROS parameters: declared with descriptors, changed all or nothing.
+
+A node reads frozen dataclasses; it never asks ROS for a single parameter. Defaults come from the robot file; a value
+given on the command line or in a parameter file goes before them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from flow_policy_ros.runtime.parameters import BLOCKS, ParameterError, check, from_flat
+from flow_policy_ros.runtime.robot import Robot, RobotFileError, load_robot
+
+T = TypeVar("T")
+
+
+def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """Description with unit, bounds, choices; read-only unless the field is live.
+
+    The type is left to ``check``, which takes ``10`` for a float where ROS would insist on ``10.0``.
+    """
+    unit, bounds, choices = field.metadata["unit"], field.metadata["bounds"], field.metadata["choices"]
+    result = ParameterDescriptor(
+        description=field.metadata["description"] + (f" [{unit}]" if unit else ""),
+        read_only=not field.metadata["live"],
+        dynamic_typing=True,
+        additional_constraints=f"one of: {', '.join(choices)}" if choices else "",
+    )
+    if bounds is not None and isinstance(field.default, float):
+        result.floating_point_range = [FloatingPointRange(from_value=float(bounds[0]), to_value=float(bounds[1]))]
+    elif bounds is not None:
+        result.integer_range = [IntegerRange(from_value=int(bounds[0]), to_value=int(bounds[1]), step=1)]
+    return result
+
+
+def robot_of(node: Node) -> Robot:
+    """Declare ``robot_file`` and read it. Raises ``RobotFileError``."""
+    text = "Robot file (YAML): joints, limits, cameras, topics, and the defaults of the other parameters."
+    value = node.declare_parameter("robot_file", "", ParameterDescriptor(description=text, read_only=True)).value
+    if not value:
+        raise RobotFileError(
+            "the parameter robot_file is not set; give the path of a robot file, for instance "
+            "--ros-args -p robot_file:=config/robots/adroit_door.yaml."
+        )
+    return load_robot(value)
+
+
+class NodeParameters:
+    """The parameter blocks of one node, declared under their prefixes (``policy.rate_hz``).
+
+    ``on_change(prefix, block)`` is called with the new block after a valid change, from the thread that spins the node.
+    """
+
+    def __init__(
+        self, node: Node, robot: Robot, prefixes: tuple[str, ...], on_change: Callable[[str, Any], None] | None = None
+    ) -> None:
+        """Raises ``ParameterError`` for a value out of type, bounds or choices."""
+        self._on_change = on_change
+        self._blocks: dict[str, Any] = {}
+        for prefix in prefixes:
+            cls = BLOCKS[prefix]
+            self._blocks[prefix] = _declare(node, cls, prefix, from_flat(cls, prefix, robot.parameters))
+        node.add_on_set_parameters_callback(self._set)
+
+    def block(self, cls: type[T]) -> T:
+        """The current block of type ``cls``."""
+        return next(block for block in self._blocks.values() if type(block) is cls)
+
+    def _set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        """Take all of ``parameters`` or none. Parameters that are not ours are somebody else's to judge."""
+        changed = dict(self._blocks)
+        try:
+            for parameter in parameters:
+                prefix, _, name = parameter.name.partition(".")
+                if prefix in changed:
+                    block = changed[prefix]
+                    value = check(type(block), name, parameter.value, prefix + ".")
+                    changed[prefix] = dataclasses.replace(block, **{name: value})
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        previous, self._blocks = self._blocks, changed
+        if self._on_change is not None:
+            for prefix, block in changed.items():
+                if block != previous[prefix]:
+                    self._on_change(prefix, block)
+        return SetParametersResult(successful=True)
+
+
+def _declare(node: Node, cls: type[T], prefix: str, defaults: T) -> T:
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name, default = f"{prefix}.{field.name}", getattr(defaults, field.name)
+        try:
+            declared = node.declare_parameter(name, default, descriptor(field))
+        except InvalidParameterValueException as error:  # out of the descriptor's range: let our own words say so
+            check(cls, field.name, error.value, prefix + ".")
+            raise
+        values[field.name] = check(cls, field.name, declared.value, prefix + ".")
+    return cls(**values)

@@ -1,0 +1,110 @@
+"""Nodes as child processes: started, watched, and ended whatever happens. What they say to each other is not known here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+PATIENCE_S = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
+"""How children are asked to end, and how long each way of asking is given."""
+LAST_LINES = 6
+
+
+class NodeProblem(ValueError):
+    """A node that did not come up, died, or is silent; one paragraph with what it said last."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A node to start: ``name`` is its module in ``flow_policy_ros.nodes``.
+
+    ``parameters`` are ROS parameters by full name; ``remaps`` other names for topics.
+    """
+
+    name: str
+    parameters: Mapping[str, str | int | float | bool]
+    remaps: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self) -> list[str]:
+        """The command line."""
+        line = [sys.executable, "-m", f"flow_policy_ros.nodes.{self.name}", "--ros-args"]
+        for name, value in self.parameters.items():
+            line += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and quotes what looks like a number
+        for name, other in self.remaps.items():
+            line += ["-r", f"{name}:={other}"]
+        return line
+
+
+class NodeProcesses:
+    """The children, as a context manager that ends them: SIGINT first, then SIGTERM, then SIGKILL, each by its id."""
+
+    def __init__(self, specs: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
+        self.specs = tuple(specs)
+        self._environment = {**os.environ, **environment, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._output: dict[str, IO[bytes]] = {}
+
+    def __enter__(self) -> NodeProcesses:
+        try:
+            for spec in self.specs:
+                self._output[spec.name] = output = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+                # A session of its own: Ctrl-C reaches this process alone, which then ends them in order.
+                self._children[spec.name] = subprocess.Popen(
+                    spec.command(), env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, patience_s in PATIENCE_S:
+            running = [child for child in self._children.values() if child.poll() is None]
+            for child in running:
+                child.send_signal(number)
+            deadline = time.monotonic() + patience_s
+            for child in running:
+                try:
+                    child.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    break
+        for output in self._output.values():
+            output.close()
+
+    def pid(self, name: str) -> int:
+        """Process id of a node."""
+        return self._children[name].pid
+
+    def check(self) -> None:
+        """Raises ``NodeProblem`` when a node has ended."""
+        for name, child in self._children.items():
+            code = child.poll()
+            if code is not None:
+                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                raise NodeProblem(f"the node {name} {how}. {self.last_words(name)}")
+
+    def last_words(self, name: str) -> str:
+        """The last lines that a node printed, as a sentence."""
+        output = self._output[name]
+        size = os.fstat(output.fileno()).st_size
+        # pread leaves the position alone, which the child writes at: both share one open file
+        text = os.pread(output.fileno(), 4000, max(0, size - 4000)).decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
+        return f"It said last: {' | '.join(lines)}" if lines else "It printed nothing."
+
+
+def _python_path() -> str:
+    """Children find the very package that is running, installed or not."""
+    package = str(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([package, inherited] if inherited else [package])

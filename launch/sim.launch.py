@@ -1,0 +1,81 @@
+"""The simulated robot, and with it the policy's nodes: ``ros2 launch flow_policy_ros sim.launch.py robot:=adroit_door``.
+
+An episode begins with ``ros2 service call /sim/reset std_srvs/srv/Trigger``. With ``policy:=false`` only the robot is started.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from flow_policy_ros import resources
+from flow_policy_ros.runtime.robot import load_robot
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "robot", default_value="adroit_door", description="Robot file: a path, or the name of one that ships."
+    ),
+    DeclareLaunchArgument(
+        "observation",
+        default_value="camera",
+        choices=["camera", "state"],
+        description="camera: the detector's features; state: the simulator's object state, without perception node.",
+    ),
+    DeclareLaunchArgument("checkpoint", default_value="", description="As in policy.launch.py."),
+    DeclareLaunchArgument("detector", default_value="", description="As in policy.launch.py."),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
+    DeclareLaunchArgument(
+        "lockstep",
+        default_value="false",
+        choices=["true", "false"],
+        description="true: the simulation waits for every product of a tick; false: it runs against the wall clock.",
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time",
+        default_value=LaunchConfiguration("lockstep"),
+        choices=["true", "false"],
+        description="Take time from /clock, which the simulated robot publishes in lockstep.",
+    ),
+    DeclareLaunchArgument("seed", default_value="0", description="Seed of the first episode."),
+    DeclareLaunchArgument(
+        "policy", default_value="true", choices=["true", "false"], description="Start the policy's nodes too."
+    ),
+]
+PASSED_ON = ("robot", "observation", "checkpoint", "detector", "namespace", "lockstep", "use_sim_time")
+
+
+def simulated_robot(context: LaunchContext) -> list[Node]:
+    """The simulated robot's node, once the arguments are known."""
+    given = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
+    lockstep = given["lockstep"] == "true"
+    return [
+        Node(
+            package="flow_policy_ros",
+            executable="sim_node",
+            name="sim_node",
+            namespace=given["namespace"],
+            parameters=[
+                {
+                    "robot_file": load_robot(resources.robot_file(given["robot"])).path,
+                    "lockstep.enabled": lockstep,
+                    "sim.realtime": not lockstep,
+                    "sim.seed": int(given["seed"]),
+                }
+            ],
+            output="screen",
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """What ``ros2 launch`` asks for."""
+    policy = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(Path(__file__).with_name("policy.launch.py"))),
+        launch_arguments={name: LaunchConfiguration(name) for name in PASSED_ON}.items(),
+        condition=IfCondition(LaunchConfiguration("policy")),
+    )
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=simulated_robot), policy])

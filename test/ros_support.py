@@ -1,0 +1,303 @@
+"""What tests with real nodes share: processes that are started and ended, and a node that listens and speaks for the test.
+
+Run as a program it is a stand-in for the policy process: chunks on ``policy/chunk`` that keep one joint moving.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pytest
+import yaml
+
+rclpy = pytest.importorskip("rclpy") if __name__ != "__main__" else __import__("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
+from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from flow_policy_ros.ros import qos  # noqa: E402
+from flow_policy_ros.ros.messages import chunk_to_message, from_time, joint_state_to_message  # noqa: E402
+from flow_policy_ros.runtime.types import Chunk, JointState  # noqa: E402
+
+T = TypeVar("T")
+PATIENCE_S = 20.0  # a machine with other work on it; nothing is asserted about how long something took
+JOINTS = ("shoulder", "elbow")
+VELOCITY, ACCELERATION = 2.0, 20.0
+
+
+def write_robot(folder: Path, **robot: Any) -> Path:
+    """Robot file of a two-joint robot with a camera; ``robot`` replaces entries of its robot block."""
+    limits = {j: {"position": [-3.0, 3.0], "velocity": VELOCITY, "acceleration": ACCELERATION} for j in JOINTS}
+    camera = {"front": {"topic": "camera/image_raw", "width": 64, "height": 48, "rate_hz": 10.0}}
+    block = {"name": "two_joints", "joints": list(JOINTS), "limits": limits, "cameras": camera, **robot}
+    path = folder / "two_joints.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"robot": block, "command": {"rate_hz": 100}}}}))
+    return path
+
+
+class Child:
+    """A process under test. Its output goes to a file, which is shown when the test fails."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.name = log.stem
+        self._log = log
+        source = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": source}
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Exit code. Fails the test when the process does not end."""
+        return self._process.wait(timeout=PATIENCE_S)
+
+    def end(self) -> None:
+        """Ask it to end, then make it."""
+        if self.alive():
+            self.send(signal.SIGTERM)
+            try:
+                self._process.wait(timeout=5.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+class Launcher:
+    """Starts processes and ends those that it started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._children: list[Child] = []
+
+    def node(self, name: str, robot_file: Path, **parameters: object) -> Child:
+        """A node of the package; ``command__rate_hz=50.0`` sets ``command.rate_hz``."""
+        command = [sys.executable, "-m", f"flow_policy_ros.nodes.{name}", "--ros-args", "-p", f"robot_file:={robot_file}"]
+        for key, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            command += ["-p", f"{key.replace('__', '.')}:={text}"]
+        return self._start(command, name)
+
+    def chunks(self, robot_file: Path, joint: str, velocity: float) -> Child:
+        """The stand-in for the policy: moves ``joint`` to and fro, with ``velocity`` (rad/s) in the middle."""
+        return self._start([sys.executable, __file__, str(robot_file), joint, str(velocity)], "chunk_publisher")
+
+    def _start(self, command: list[str], name: str) -> Child:
+        child = Child(command, self._folder / f"{len(self._children)}_{name}.log")
+        self._children.append(child)
+        return child
+
+    def end_all(self) -> None:
+        for child in self._children:
+            child.end()
+            print(f"--- output of {child.name}, exit code {child.wait()}:\n{child.output}")
+
+
+class Inbox(Generic[T]):
+    """Everything received on one topic."""
+
+    def __init__(self) -> None:
+        self.messages: list[T] = []
+        self._arrived = threading.Condition()
+
+    def put(self, message: T) -> None:
+        with self._arrived:
+            self.messages.append(message)
+            self._arrived.notify_all()
+
+    def wait_for(self, accept: Callable[[T], bool] = lambda message: True, after: int = 0, what: str = "") -> T:
+        """The first message from index ``after`` on that ``accept`` takes. Fails the test when none comes."""
+        deadline = time.monotonic() + PATIENCE_S
+        with self._arrived:
+            while True:
+                for i in range(after, len(self.messages)):
+                    if accept(self.messages[i]):
+                        return self.messages[i]
+                after = len(self.messages)
+                if not self._arrived.wait(timeout=deadline - time.monotonic()):
+                    pytest.fail(f"nothing suitable among {len(self.messages)} messages. {what}")
+
+    def wait_count(self, count: int) -> None:
+        """Until ``count`` messages have come."""
+        self.wait_for(lambda _: len(self.messages) >= count, what=f"expected {count} messages")
+
+
+class Ears:
+    """A node of the test, spun in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._context = rclpy.Context()
+        self._context.init()
+        self.node = Node("test", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def now(self) -> int:
+        return int(self.node.get_clock().now().nanoseconds)
+
+    def listen(self, kind: type, topic: str, profile: QoSProfile = qos.RELIABLE) -> Inbox[Any]:
+        inbox: Inbox[Any] = Inbox()
+        self.node.create_subscription(kind, topic, inbox.put, profile)
+        return inbox
+
+    def diagnostics(self) -> Inbox[DiagnosticStatus]:
+        """The statuses on ``/diagnostics``, one by one."""
+        inbox: Inbox[DiagnosticStatus] = Inbox()
+
+        def unpack(message: DiagnosticArray) -> None:
+            for status in message.status:
+                inbox.put(status)
+
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", unpack, qos.RELIABLE)
+        return inbox
+
+    def speak(self, kind: type, topic: str, profile: QoSProfile = qos.RELIABLE) -> Any:
+        return self.node.create_publisher(kind, topic, profile)
+
+    def connected(self, publisher: Any) -> None:
+        """Until somebody listens to ``publisher``."""
+        until(lambda: publisher.get_subscription_count() > 0, f"nobody listens on {publisher.topic_name}")
+
+    def trigger(self, service: str) -> Trigger.Response:
+        return self.call(Trigger, service, Trigger.Request())
+
+    def call(self, kind: type, service: str, request: Any) -> Any:
+        client = self.node.create_client(kind, service)
+        if not client.wait_for_service(timeout_sec=PATIENCE_S):
+            pytest.fail(f"service {service} did not appear")
+        answered = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(PATIENCE_S):
+            pytest.fail(f"service {service} did not answer")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join(timeout=5.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+class FakeRobot:
+    """Publishes joint states at 100 Hz that follow ``command/executed`` at once. ``paused`` keeps it silent."""
+
+    def __init__(self, ears: Ears, joints: tuple[str, ...] = JOINTS) -> None:
+        self.position = dict.fromkeys(joints, 0.0)
+        self.paused = False
+        self._ears = ears
+        self.publisher = ears.speak(JointStateMsg, "joint_states")
+        ears.node.create_subscription(JointStateMsg, "command/executed", self._obey, qos.RELIABLE)
+        ears.node.create_timer(0.01, self._publish)
+
+    def _obey(self, message: JointStateMsg) -> None:
+        self.position.update(zip(message.name, message.position, strict=True))
+
+    def _publish(self) -> None:
+        if not self.paused:
+            self.say(list(self.position), list(self.position.values()))
+
+    def say(self, names: list[str], position: list[float]) -> None:
+        """Publish one joint state, sound or not."""
+        self.publisher.publish(joint_state_to_message(JointState(self._ears.now(), tuple(names), np.array(position))))
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Poll what has no event of its own (the ROS graph)."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(what)
+        time.sleep(0.01)
+
+
+def values(status: DiagnosticStatus) -> dict[str, str]:
+    """Key-values of a status."""
+    return {pair.key: pair.value for pair in status.values}
+
+
+def motion(executed: list[JointStateMsg]) -> np.ndarray:
+    """Positions (N, J) of executed set-points."""
+    return np.array([message.position for message in executed])
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """Starts processes; ends them after the test."""
+    result = Launcher(tmp_path)
+    try:
+        yield result
+    finally:
+        result.end_all()
+
+
+@pytest.fixture
+def ears() -> Iterator[Ears]:
+    """The test's own node."""
+    result = Ears()
+    try:
+        yield result
+    finally:
+        result.close()
+
+
+def publish_chunks(robot_file: str, joint: str, velocity: float, amplitude: float = 0.5) -> None:
+    """Chunks of 16 points, 10 ms apart, at 12.5 Hz: a sine (rad) about the first position seen."""
+    from flow_policy_ros.runtime.robot import load_robot
+
+    joints = load_robot(robot_file).joints
+    rclpy.init()
+    node = Node("chunk_publisher")
+    publisher = node.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
+    first: list[tuple[int, np.ndarray]] = []
+    last = [0]
+
+    def on_joint_state(message: JointStateMsg) -> None:
+        stamp = from_time(message.header.stamp)
+        if not first:
+            row = dict(zip(message.name, message.position, strict=True))
+            first.append((stamp, np.array([row[j] for j in joints])))
+        if stamp - last[0] < 80_000_000:
+            return
+        last[0] = stamp
+        seconds = (stamp - first[0][0]) / 1e9 + 0.01 * np.arange(16)
+        positions = np.tile(first[0][1], (16, 1))
+        positions[:, joints.index(joint)] += amplitude * np.sin(velocity / amplitude * seconds)
+        publisher.publish(chunk_to_message(Chunk(stamp, 10_000_000, joints, positions)))
+
+    node.create_subscription(JointStateMsg, "joint_states", on_joint_state, qos.reader(lockstep=False))
+    rclpy.spin(node)
+
+
+if __name__ == "__main__":
+    publish_chunks(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -1,0 +1,179 @@
+"""What has arrived by an instant, what is refused, and what is too old."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flow_policy_ros.runtime.buffers import ObservationAssembler, Stale, StampedBuffer
+from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
+from flow_policy_ros.runtime.types import Features, JointState, Observation
+
+MS = 1_000_000
+EYE = StreamContract("eye", 2, 3, {})
+CONTRACT = Contract("toy", ("wrist", "thumb", "index"), ("thumb", "wrist"), 10 * MS, 4, (EYE,))
+
+
+def joint_state(stamp: int, names=("index", "wrist", "thumb"), position=(3.0, 1.0, 2.0)) -> JointState:
+    return JointState(stamp, tuple(names), np.array(position, dtype=np.float64))
+
+
+def features(stamp: int, values=None, stream: str = "eye") -> Features:
+    return Features(stamp, stream, np.full((2, 3), stamp, dtype=np.float32) if values is None else values)
+
+
+def assembler() -> ObservationAssembler:
+    return ObservationAssembler(CONTRACT, joint_state_max_age_s=0.1, features_max_age_s=0.5)
+
+
+def test_latest_is_the_newest_stamp_among_what_was_received() -> None:
+    buffer: StampedBuffer[str] = StampedBuffer()
+    buffer.put("late arrival", stamp=20, received=90)
+    buffer.put("first", stamp=10, received=30)
+    buffer.put("overtaken", stamp=5, received=80)
+    seen = [(now, entry.item if (entry := buffer.latest(now)) else None) for now in (29, 30, 85, 90)]
+    assert seen == [(29, None), (30, "first"), (85, "first"), (90, "late arrival")]
+    assert [entry.item for entry in buffer.visible(85)] == ["first", "overtaken"]
+
+
+def test_duplicates_are_tolerated_and_the_last_received_counts() -> None:
+    buffer: StampedBuffer[dict] = StampedBuffer()  # dicts have no order: equal stamps must not compare items
+    for received in (12, 11, 11):
+        buffer.put({"received": received}, stamp=10, received=received)
+    entry = buffer.latest(11)
+    assert entry is not None and entry.received == 11
+    entry = buffer.latest(12)
+    assert entry is not None and entry.received == 12
+
+
+def test_length_is_bounded_and_the_oldest_stamps_go_first() -> None:
+    buffer: StampedBuffer[int] = StampedBuffer(length=3)
+    for stamp in (5, 1, 4, 2, 3):
+        buffer.put(stamp, stamp, received=0)
+    assert [entry.item for entry in buffer.visible(0)] == [5, 4, 3]
+    buffer.clear()
+    assert buffer.latest(0) is None
+
+
+def test_an_observation_is_ordered_by_the_contracts_names() -> None:
+    inputs = assembler()
+    inputs.on_joint_state(
+        joint_state(100 * MS, ("index", "elbow", "wrist", "thumb"), (3.0, np.nan, 1.0, 2.0)), 100 * MS
+    )
+    inputs.on_features(features(40 * MS), 90 * MS)
+    observation = inputs.observe(110 * MS)
+    assert isinstance(observation, Observation)
+    assert observation.stamp == 100 * MS
+    assert observation.joint_position.tolist() == [1.0, 2.0, 3.0]
+    assert observation.stamps == {"joint_state": 100 * MS, "eye": 40 * MS}
+    assert observation.features["eye"].dtype == np.float32 and (observation.features["eye"] == 40 * MS).all()
+
+
+def test_an_input_counts_from_the_instant_of_its_reception() -> None:
+    inputs = assembler()
+    inputs.on_features(features(0), 60 * MS)
+    inputs.on_features(features(50 * MS), 120 * MS)
+    stamps = []
+    for now in (50 * MS, 60 * MS, 119 * MS, 120 * MS):
+        inputs.on_joint_state(joint_state(now), now)
+        observation = inputs.observe(now)
+        stamps.append(observation.stamps["eye"] if isinstance(observation, Observation) else None)
+    assert stamps == [None, 0, 0, 50 * MS]
+
+
+def test_ages_are_judged_on_header_stamps() -> None:
+    inputs = assembler()
+    inputs.on_joint_state(joint_state(0), received=99 * MS)
+    inputs.on_features(features(0), received=99 * MS)
+    assert isinstance(inputs.observe(100 * MS), Observation)
+    stale = inputs.observe(101 * MS)
+    assert isinstance(stale, Stale)
+    assert "joint state" in stale.reason and "0.101 s" in stale.reason and "0.100 s" in stale.reason
+    inputs.on_joint_state(joint_state(501 * MS), 501 * MS)
+    stale = inputs.observe(501 * MS)
+    assert isinstance(stale, Stale) and "features 'eye'" in stale.reason and "0.501 s" in stale.reason
+
+
+def test_nothing_received_and_a_stamp_in_the_future_are_named() -> None:
+    inputs = assembler()
+    stale = inputs.observe(0)
+    assert isinstance(stale, Stale) and "joint state: nothing received" in stale.reason
+    inputs.on_joint_state(joint_state(0), 0)
+    stale = inputs.observe(0)
+    assert isinstance(stale, Stale) and "features 'eye': nothing received" in stale.reason
+    inputs.on_joint_state(joint_state(5_000 * MS), 0)
+    stale = inputs.observe(0)
+    assert isinstance(stale, Stale) and "future" in stale.reason and "clocks" in stale.reason
+
+
+BAD_JOINT_STATES = {
+    "missing": (joint_state(1, ("wrist", "thumb"), (1.0, 2.0)), "joint_state_names", "index"),
+    "duplicated": (joint_state(1, ("wrist", "thumb", "index", "thumb"), (1, 2, 3, 4)), "joint_state_names", "thumb"),
+    "empty": (joint_state(1, (), ()), "joint_state_names", "wrist"),
+    "too short": (joint_state(1, position=(1.0, 2.0)), "joint_state_shape", "3 names"),
+    "two rows": (joint_state(1, position=np.zeros((2, 3))), "joint_state_shape", "(2, 3)"),
+    "nan": (joint_state(1, position=(1.0, np.nan, 2.0)), "joint_state_not_finite", "['wrist']"),
+    "inf": (joint_state(1, position=(-np.inf, 1.0, 2.0)), "joint_state_not_finite", "['index']"),
+}
+BAD_FEATURES = {
+    "stream": (features(1, stream="ear"), "features_stream", "ear"),
+    "shape": (features(1, np.zeros((3, 3), np.float32)), "features_shape", "(2, 3)"),
+    "nan": (features(1, np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)), "features_not_finite", "token 1"),
+}
+
+
+@pytest.mark.parametrize(("bad", "kind", "named"), BAD_JOINT_STATES.values(), ids=BAD_JOINT_STATES.keys())
+def test_a_bad_joint_state_is_named_counted_and_not_stored(bad, kind, named) -> None:
+    inputs = assembler()
+    with pytest.raises(BadInput) as caught:
+        inputs.on_joint_state(bad, 1)
+    assert caught.value.kind == kind and named in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert inputs.rejections == {kind: 1}
+    stale = inputs.observe(1)
+    assert isinstance(stale, Stale) and "joint state: nothing received" in stale.reason
+
+
+@pytest.mark.parametrize(("bad", "kind", "named"), BAD_FEATURES.values(), ids=BAD_FEATURES.keys())
+def test_bad_features_are_named_counted_and_not_stored(bad, kind, named) -> None:
+    inputs = assembler()
+    inputs.on_joint_state(joint_state(1), 1)
+    for _ in range(2):
+        with pytest.raises(BadInput) as caught:
+            inputs.on_features(bad, 1)
+    assert caught.value.kind == kind and named in str(caught.value)
+    assert inputs.rejections == {kind: 2}
+    stale = inputs.observe(1)
+    assert isinstance(stale, Stale) and "features 'eye': nothing received" in stale.reason
+
+
+def test_stored_inputs_are_copies() -> None:
+    inputs = assembler()
+    state, seen = joint_state(1), features(1)
+    inputs.on_joint_state(state, 1)
+    inputs.on_features(seen, 1)
+    state.position[:] = 9.0
+    seen.values[:] = 9.0
+    observation = inputs.observe(1)
+    assert isinstance(observation, Observation)
+    assert observation.joint_position.tolist() == [1.0, 2.0, 3.0] and (observation.features["eye"] == 1).all()
+
+
+def test_clear_forgets_inputs_and_keeps_counts() -> None:
+    inputs = assembler()
+    inputs.on_joint_state(joint_state(1), 1)
+    with pytest.raises(BadInput):
+        inputs.on_features(features(1, stream="ear"), 1)
+    inputs.clear()
+    assert isinstance(inputs.observe(1), Stale) and inputs.rejections == {"features_stream": 1}
+
+
+def test_joint_order_follows_a_publisher_that_changes_its_order() -> None:
+    order = JointOrder(("a", "b"))
+    assert order.select("joint state", ("b", "a"), [2.0, 1.0]).tolist() == [1.0, 2.0]
+    assert order.select("joint state", ("a", "b"), [1.0, 2.0]).tolist() == [1.0, 2.0]
+    with pytest.raises(BadInput, match="missing"):
+        order.select("joint state", ("a", "c"), [1.0, 2.0])
+    assert order.select("joint state", ("a", "b"), [1.0, 2.0]).tolist() == [1.0, 2.0]
+    assert order.select("chunk", ("b", "a"), [[2.0, 1.0], [4.0, 3.0]]).tolist() == [[1.0, 2.0], [3.0, 4.0]]

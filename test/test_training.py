@@ -1,0 +1,171 @@
+"""Training end to end on a small synthetic episode set, through the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flow_policy_ros.cli.train import main
+from flow_policy_ros.data.episodes import Episode
+from flow_policy_ros.data.windows import Batch
+from flow_policy_ros.policy.checkpoint import load_checkpoint
+from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.runtime.types import Observation
+from flow_policy_ros.training.augment import augment
+from flow_policy_ros.training.config import TrainConfig
+from flow_policy_ros.training.ema import Ema
+from flow_policy_ros.training.trainer import learning_rate, train
+
+SMALL = ["--sizes", "width=32", "blocks=2", "expansion=2", "time_width=16", "observation_width=16"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Eight episodes of two joints that go to where a marker was seen."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for seed in range(8):
+        ticks = 60
+        stamps = 10_000_000 * np.arange(1, ticks + 1, dtype=np.int64)
+        goal = generator.uniform(-1, 1, 2)
+        command = np.linspace(0, 1, ticks)[:, None] * goal
+        marker = np.tile(goal.astype(np.float32), (ticks // 6, 1))[:, None, :]
+        Episode("door", seed, True, 10_000_000, stamps, ("wrist", "thumb"), 0.9 * command, command, command,
+                {"marker": (stamps[::6], marker)}).save(folder / f"{seed}.npz")  # fmt: skip
+    (folder / "extractor.json").write_text(json.dumps({"marker": {"model": "test", "sha256": "ab"}}))
+    return folder
+
+
+def arguments(data, out, *more):
+    return ["--data", str(data), "--out", str(out), "--streams", "marker", "--horizon", "4", "--batch", "32",
+            "--warmup", "5", "--validation", "0.25", *SMALL, *more]  # fmt: skip
+
+
+def test_end_to_end(data, tmp_path, capsys):
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    assert main(arguments(data, out, "--steps", "60", "--delay-max", "0.05", "--json", str(figures))) == 0
+    content = json.loads(figures.read_text())
+    assert content["steps"] == 60 and content["samples_per_s"] > 0 and content["checkpoint"] == str(out)
+    assert np.isfinite(content["loss"]) and content["validation"]["chunk_rmse"] < 1.0
+    assert "trained 60 steps" in capsys.readouterr().out
+
+    policy = FlowPolicy.load(out)
+    assert policy.contract.robot == "adroit_door" and policy.contract.dt_ns == 20_000_000
+    assert policy.contract.streams[0].extractor == {"model": "test", "sha256": "ab"}
+    seen = {"marker": np.array([[0.5, -0.5]], dtype=np.float32)}
+    chunk, nfe = policy.sample(Observation(7, np.zeros(2), seen), steps=4, seed=1)
+    assert chunk.shape == (4, 2) and chunk.dtype == np.float64 and nfe == 4
+
+    readme = (out / "README.md").read_text()
+    assert "flow_policy train --data" in readme and "8 episodes of door (8 successful" in readme
+    assert not [p for p in out.rglob("*") if p.suffix in (".pt", ".pkl", ".bin", ".partial")]
+    assert list((out / "training" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("network", ["residual_mlp", "dit"])
+def test_resume_is_identical(data, tmp_path, network):
+    """More than one epoch, so that the place in the data is restored too."""
+    more = ["--network", network, "--steps", "40", "--joint-noise", "0.01", "--delay-max", "0.03"]
+    assert main(arguments(data, tmp_path / "straight", *more)) == 0
+    assert main(arguments(data, tmp_path / "halves", *more, "--stop-at", "20")) == 0
+    assert load_checkpoint(tmp_path / "halves").training["steps"] == 20
+    assert main(arguments(data, tmp_path / "halves", *more, "--resume")) == 0
+    for name in ("model.safetensors", "training/state.safetensors"):
+        straight, halves = (load_file(tmp_path / run / name) for run in ("straight", "halves"))
+        assert straight.keys() == halves.keys()
+        assert all(torch.equal(straight[k], halves[k]) for k in straight), name
+
+
+def test_learns_the_goal(data, tmp_path):
+    """The loss falls, and the held-out chunks come nearer, than after a handful of steps."""
+    base = {"data": data, "streams": ("marker",), "horizon": 4, "batch": 64, "warmup": 10, "validation": 0.25,
+            "sizes": ("width=64", "blocks=2", "observation_width=32", "time_width=16"), "lr": 3e-3,
+            "ema_decay": 0.95}  # fmt: skip
+    early = train(TrainConfig(out=tmp_path / "early", steps=5, **base))
+    late = train(TrainConfig(out=tmp_path / "late", steps=400, **base))
+    assert late.loss < 0.5 * early.loss
+    assert late.validation["chunk_rmse"] < 0.7 * early.validation["chunk_rmse"]
+
+
+def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
+    asked = iter([False, False, True])
+    config = TrainConfig(data=data, out=tmp_path / "run", streams=("marker",), sizes=("width=16",), steps=50)
+    result = train(config, interrupted=lambda: next(asked))
+    assert result.steps == 2 and not result.finished
+    assert load_checkpoint(tmp_path / "run").training["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "nowhere"], "nowhere holds no episodes"),
+        (["--streams", "objects"], r"no feature stream 'objects', only ['marker']"),
+        (["--network", "transformer"], "unknown network 'transformer'; known: residual_mlp, dit"),
+        (["--sizes", "depth=3"], "has no size 'depth'"),
+        (["--sizes", "width"], "expected name=number"),
+        (["--chunk-dt", "0.015"], "a multiple of the episodes' tick"),
+        (["--batch", "0"], "--batch is 0, expected at least 1"),
+        (["--delay-min", "1"], "--delay-max is 0.0"),
+        (["--delay-min", "9", "--delay-max", "9"], "features of every stream"),
+    ],
+)
+def test_bad_input_is_refused_in_a_paragraph(data, tmp_path, capsys, more, message):
+    assert main([*arguments(data, tmp_path / "run", "--steps", "1"), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and error.count("\n") == 1
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_neither_overwrites_nor_continues_another_run(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "run", "--steps", "1")) == 0
+    assert main(arguments(data, tmp_path / "run", "--steps", "1")) == 2
+    assert "already holds a checkpoint" in capsys.readouterr().err
+    assert main(arguments(data, tmp_path / "run", "--steps", "1", "--lr", "0.1", "--resume")) == 2
+    assert "--lr was 0.0005, now 0.1" in capsys.readouterr().err
+
+
+def test_half_precision_weights(data, tmp_path):
+    assert main(arguments(data, tmp_path / "run", "--steps", "2", "--store", "fp16", "--precision", "bf16")) == 0
+    assert {w.dtype for w in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float16}
+    assert {p.dtype for p in load_checkpoint(tmp_path / "run").model.parameters()} == {torch.float32}
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    config = TrainConfig(data="", out="", lr=1.0, warmup=10, steps=110)
+    rates = [learning_rate(config, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5) and rates[110] == pytest.approx(0.0)
+
+
+def test_ema_warms_up_to_its_decay():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema = Ema(model, 0.5)
+    torch.nn.init.constant_(ema.model.weight, 0.0)
+    torch.nn.init.constant_(model.weight, 1.0)
+    ema.update(model, 1)
+    assert ema.model.weight.item() == pytest.approx(1 - 2 / 11)
+    ema.update(model, 1000)
+    assert ema.model.weight.item() == pytest.approx(1 - 2 / 11 * 0.5)
+    assert not ema.model.weight.requires_grad
+
+
+def test_augmentation_keeps_what_was_not_seen():
+    features = np.ones((200, 3, 5), dtype=np.float32)
+    features[:, 1] = 0.0
+    batch = Batch(np.zeros((200, 2)), {"d": features}, np.zeros((200, 4, 2)), np.ones((200, 4), dtype=bool))
+    config = TrainConfig(data="", out="", joint_noise=0.1, feature_noise=0.2, feature_dropout=0.25)
+    noisy = augment(batch, config, np.random.default_rng(0))
+    assert (noisy.features["d"][:, 1] == 0).all() and (batch.features["d"][:, 0] == 1).all()
+    dropped = (noisy.features["d"][:, [0, 2]] == 0).all(axis=2)
+    assert 0.15 < dropped.mean() < 0.35
+    assert noisy.features["d"][:, [0, 2]][~dropped].std() == pytest.approx(0.2, rel=0.1)
+    assert noisy.joint_position.std() == pytest.approx(0.1, rel=0.2)
+    assert augment(batch, TrainConfig(data="", out=""), np.random.default_rng(0)).features["d"] is not None
