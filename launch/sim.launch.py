@@ -1,6 +1,7 @@
-"""The simulated robot, and with it the policy's nodes: ``ros2 launch flow_policy_ros sim.launch.py robot:=adroit_door``.
+"""The simulated robot and the policy's nodes: ``ros2 launch flow_policy_ros sim.launch.py robot:=adroit_door``.
 
-An episode begins with ``ros2 service call /sim/reset std_srvs/srv/Trigger``. With ``policy:=false`` only the robot is started.
+An episode begins with ``ros2 service call /sim/reset std_srvs/srv/Trigger``. With ``policy:=false`` only the robot
+is started.
 """
 
 from pathlib import Path

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     schedule = Schedule(epochs=20, batch=8, average_decay=0.95)
     network = train(drawn(0, 64), architecture, SIZE, schedule, seed=0, report=seen.append)
     assert [p.step for p in seen] == list(range(1, 161)) and seen[-1].steps == 160
-    assert seen[-1].loss < 0.6 * seen[0].loss
+    assert np.mean([p.loss for p in seen[-20:]]) < 0.7 * max(p.loss for p in seen)
     path = tmp_path_factory.mktemp("detector")
     return save_detector(path, network, architecture, "yolo11n.yaml", CLASSES, SIZE, {"images": 64})
 

@@ -145,6 +145,7 @@ def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_pa
     static = set_parameters(rate_hz=50.0)
     assert not static.successful and "read" in static.reason.lower()
     assert not set_parameters(joint_state_max_age_s=99.0).successful
+    assert not set_parameters(joint_state_max_age_s=0.4, no_such_parameter=1.0).successful
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_camera_rate(simulated):
 
 
 def test_wrong_robot_file_is_named():
-    with pytest.raises(SimError, match="only in the robot file.*ARTz"):
+    with pytest.raises(SimError, match=r"only in the robot file.*ARTz"):
         AdroitRobot("pen", load_robot(ROBOTS / "adroit_door.yaml"))
 
 

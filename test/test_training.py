@@ -1,6 +1,8 @@
 """Training end to end on a small synthetic episode set, through the command line."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -96,11 +98,20 @@ def test_learns_the_goal(data, tmp_path):
 
 
 def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
-    asked = iter([False, False, True])
+    """A real SIGINT after two steps; afterwards Ctrl-C means again what it meant before."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def press_ctrl_c():
+        if next(asked):
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    asked = iter([False, True, False])
     config = TrainConfig(data=data, out=tmp_path / "run", streams=("marker",), sizes=("width=16",), steps=50)
-    result = train(config, interrupted=lambda: next(asked))
+    result = train(config, interrupted=press_ctrl_c)
     assert result.steps == 2 and not result.finished
     assert load_checkpoint(tmp_path / "run").training["steps"] == 2
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(

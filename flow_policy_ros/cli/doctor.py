@@ -64,7 +64,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say what was found on this machine, and what to do about what is missing. Exit code 0: all that is needed is there."""
+    """Say what was found on this machine, and what to do about what is missing.
+
+    Exit code 0: all that is needed is there; 1: something is missing.
+    """
 
     json: Path | None = None
     """Write the answer to this file too."""
@@ -110,7 +113,7 @@ def show(checks: list[Check]) -> None:
 
 
 def probe(code: str, **environment: str) -> tuple[bool, str]:
-    """Run Python code in a process of its own: whether it succeeded, and its last line (of what it printed, or of its error)."""
+    """Run Python code in a process of its own: whether it succeeded, and the last line of its output or error."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -144,7 +147,8 @@ def ros() -> Check:
     """rclpy and a middleware that starts; from a sourced installation or from the wheels."""
     works, last = probe(ROS_PROBE)
     if not works:
-        return Check("ROS 2", False, True, last, f"source /opt/ros/<distribution>/setup.bash, or take the wheels: {SETUP}")
+        remedy = f"source /opt/ros/<distribution>/setup.bash, or take the wheels: {SETUP}"
+        return Check("ROS 2", False, True, last, remedy)
     rmw, _, path = last.partition(" ")
     wheel = next((d for d in ("kilted", "jazzy") if installed(f"ros-{d}-rclpy")), None)
     from_venv = sys.prefix != sys.base_prefix and path.startswith(sys.prefix)
@@ -164,7 +168,8 @@ def torchvision() -> Check:
     if number is None:
         return Check("torchvision", False, True, "not installed", SETUP)
     own, _ = probe("import torchvision")
-    return Check("torchvision", True, True, f"{number}, {'its own operators' if own else 'stand-ins for its operators'}")
+    operators = "its own operators" if own else "stand-ins for its operators"
+    return Check("torchvision", True, True, f"{number}, {operators}")
 
 
 def detector() -> Check:
@@ -192,7 +197,7 @@ def rendering() -> Check:
 def cores() -> Check:
     """Processor cores that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", count >= 2, False, str(count), "one core works in lockstep, but not in real time; give it two")
+    return Check("cores", count >= 2, False, str(count), "one core is enough in lockstep, not in real time")
 
 
 def memory() -> Check:

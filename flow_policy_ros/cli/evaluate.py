@@ -6,7 +6,10 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if TYPE_CHECKING:
+    from flow_policy_ros.evaluation.setup import Selection
 
 HELP = "closed-loop success in the simulator, headless, seeded, deterministic"
 
@@ -78,7 +81,7 @@ def evaluate(arguments: Arguments) -> int:
     return 1 if summary["faults"] else 0
 
 
-def in_process(arguments: Arguments, selection: Selection, start: float) -> dict[str, object]:
+def in_process(arguments: Arguments, selection: Selection, start: float) -> dict[str, Any]:
     """Lockstep in this process."""
     from rich.progress import track
 

@@ -67,7 +67,7 @@ def explain(error: Exception, command: str) -> str:
     if isinstance(error, (ValueError, SimError)):
         text = str(error)
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("flow_policy_ros"):
-        text = f"'{PROGRAM} {command}' needs the Python package '{error.name}', which is not installed; run 'make setup'."
+        text = f"'{PROGRAM} {command}' needs the Python package '{error.name}', which is missing; run 'make setup'."
     elif isinstance(error, ImportError):
         text = str(error)
     elif isinstance(error, OSError) and error.filename is not None:

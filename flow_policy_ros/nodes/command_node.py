@@ -58,8 +58,8 @@ class CommandNode(ClosableNode):
     def __init__(self) -> None:
         super().__init__("command_node")
         self._robot = robot = robot_of(self)
-        self._parameters = NodeParameters(self, robot, ("command", "lockstep"), self._changed)
-        command, lockstep = self._parameters.block(CommandParameters), self._parameters.block(LockstepParameters)
+        self._settings = NodeParameters(self, robot, ("command", "lockstep"), self._changed)
+        command, lockstep = self._settings.block(CommandParameters), self._settings.block(LockstepParameters)
         if lockstep.enabled and robot.command_interface == "float64_array":
             raise ParameterError(
                 f"lockstep.enabled needs commands with a stamp, but robot file {robot.path} has command_interface "

@@ -41,8 +41,8 @@ class PerceptionNode(ClosableNode):
     def __init__(self) -> None:
         super().__init__("perception_node")
         robot = robot_of(self)
-        self._parameters = NodeParameters(self, robot, ("perception", "lockstep"), self._changed)
-        parameters, lockstep = self._parameters.block(PerceptionParameters), self._parameters.block(LockstepParameters)
+        self._settings = NodeParameters(self, robot, ("perception", "lockstep"), self._changed)
+        parameters, lockstep = self._settings.block(PerceptionParameters), self._settings.block(LockstepParameters)
         if not robot.cameras:
             raise RobotFileError(f"robot file {robot.path} has no camera; add one under robot.cameras.")
         if not parameters.detector:
@@ -119,7 +119,7 @@ class PerceptionNode(ClosableNode):
         self._draw(image, stamp)
 
     def _draw(self, image: NDArray[np.uint8], stamp: int) -> None:
-        wanted = self._parameters.block(PerceptionParameters).overlay and self._overlay.get_subscription_count()
+        wanted = self._settings.block(PerceptionParameters).overlay and self._overlay.get_subscription_count()
         if wanted and self._features.last is not None:
             picture = draw(image, self._features.last, self._detector.classes, OVERLAY_SCALE)
             self._overlay.publish(image_to_message(picture, stamp, self._camera.name))

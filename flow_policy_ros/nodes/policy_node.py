@@ -56,8 +56,8 @@ class PolicyNode(ClosableNode):
     def __init__(self) -> None:
         super().__init__("policy_node")
         robot = robot_of(self)
-        self._parameters = NodeParameters(self, robot, ("policy", "lockstep"), self._changed)
-        policy, lockstep = self._parameters.block(PolicyParameters), self._parameters.block(LockstepParameters)
+        self._settings = NodeParameters(self, robot, ("policy", "lockstep"), self._changed)
+        policy, lockstep = self._settings.block(PolicyParameters), self._settings.block(LockstepParameters)
         if not policy.checkpoint:
             raise ParameterError("the parameter policy.checkpoint is not set; give the path of a checkpoint folder.")
         torch.set_num_threads(policy.threads)

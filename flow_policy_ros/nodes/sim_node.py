@@ -42,8 +42,8 @@ class SimNode(ClosableNode):
     def __init__(self) -> None:
         super().__init__("sim_node")
         self._robot = robot_of(self)
-        self._parameters = NodeParameters(self, self._robot, ("sim", "lockstep"))
-        sim, lockstep = self._parameters.block(SimParameters), self._parameters.block(LockstepParameters)
+        self._settings = NodeParameters(self, self._robot, ("sim", "lockstep"))
+        sim, lockstep = self._settings.block(SimParameters), self._settings.block(LockstepParameters)
         if sim.realtime == lockstep.enabled:
             raise ParameterError(
                 f"sim.realtime is {sim.realtime} and lockstep.enabled is {lockstep.enabled}; exactly one of them must "
@@ -113,7 +113,7 @@ class SimNode(ClosableNode):
         self._lockstep.on_word(from_time(word.stamp), word.frame_id == COMMAND)
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._episode = episode = self._parameters.block(SimParameters)
+        self._episode = episode = self._settings.block(SimParameters)
         self._sim.reset(episode.seed, episode.episode)
         self._command, self._image, self._image_stamp = None, None, 0
         self._state, self._outcome = "running", (0, False, 0)

@@ -99,8 +99,8 @@ def _declare(node: Node, cls: type[T], prefix: str, defaults: T) -> T:
         name, default = f"{prefix}.{field.name}", getattr(defaults, field.name)
         try:
             declared = node.declare_parameter(name, default, descriptor(field))
-        except InvalidParameterValueException as error:  # out of the descriptor's range: let our own words say so
-            check(cls, field.name, error.value, prefix + ".")
-            raise
+        except InvalidParameterValueException as error:  # rclpy looks at the descriptor's range first
+            low, high = field.metadata["bounds"]
+            raise ParameterError(f"parameter {name}: {error}; expected {low} to {high}.") from error
         values[field.name] = check(cls, field.name, declared.value, prefix + ".")
     return cls(**values)

@@ -35,10 +35,14 @@ class CommandTick:
 
 @dataclass(frozen=True)
 class CommandStatistics:
-    """Counts since construction: ``interventions[kind][joint]``, ``rejections[kind]``, ``faults[name]``, ticks."""
+    """Counts since construction: ``interventions[kind][joint]``, ``rejections[kind]``, ``faults[name]``, ticks.
+
+    ``ticks_limited`` counts the active ticks in which a limit changed at least one joint.
+    """
 
     ticks: int
     ticks_active: int
+    ticks_limited: int
     interventions: dict[str, dict[str, int]]
     rejections: dict[str, int]
     faults: dict[str, int]
@@ -60,6 +64,7 @@ class CommandLoop:
         self._last_tick: int | None = None
         self._ticks = 0
         self._ticks_active = 0
+        self._ticks_limited = 0
         self._interventions = {kind: np.zeros(len(robot.joints), dtype=np.int64) for kind in KINDS}
 
     @property
@@ -115,6 +120,7 @@ class CommandLoop:
                 self._guard.move(GuardState.ACTIVE)
                 self._ticks_active += 1
                 interventions = step.interventions
+                self._ticks_limited += any(acted.any() for acted in interventions.values())
                 for kind, acted in interventions.items():
                     self._interventions[kind] += acted
         setpoint = None
@@ -147,6 +153,7 @@ class CommandLoop:
         return CommandStatistics(
             self._ticks,
             self._ticks_active,
+            self._ticks_limited,
             {k: dict(zip(joints, map(int, counts), strict=True)) for k, counts in self._interventions.items()},
             dict(self.rejections),
             dict(self._guard.counts),

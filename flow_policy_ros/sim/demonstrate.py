@@ -11,6 +11,7 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.safety.limiter import SetpointLimiter
@@ -28,7 +29,7 @@ class Recording:
     position: FloatArray
     command: FloatArray
     label: FloatArray
-    objects: FloatArray
+    objects: NDArray[np.float32]
     sim_state: dict[str, FloatArray]
 
 
@@ -51,13 +52,14 @@ def demonstrate(robot: AdroitRobot, expert: Expert, seed: int, steps: int, noise
     executed.start(np.clip(robot.joint_state().position, limits.lower, limits.upper))
     generator = np.random.default_rng([seed, 7])
     disturbance = smooth_noise(generator, steps, noise * (limits.upper - limits.lower))
-    rows: dict[str, list[FloatArray]] = {"position": [], "command": [], "label": [], "objects": []}
+    rows: dict[str, list[FloatArray]] = {"position": [], "command": [], "label": []}
     stamps: list[int] = []
+    objects: list[NDArray[np.float32]] = []
     scene: dict[str, list[FloatArray]] = {}
     for k in range(steps):
         stamps.append(robot.stamp)
         rows["position"].append(robot.joint_state().position)
-        rows["objects"].append(robot.object_features().values)
+        objects.append(robot.object_features().values)
         for name, value in robot.get_sim_state().items():
             scene.setdefault(name, []).append(value)
         target = robot.action_to_position(expert.action(robot.environment_observation))
@@ -68,6 +70,7 @@ def demonstrate(robot: AdroitRobot, expert: Expert, seed: int, steps: int, noise
         seed=seed,
         success=robot.success,
         stamps=np.array(stamps, dtype=np.int64),
+        objects=np.array(objects),
         sim_state={name: np.array(values) for name, values in scene.items()},
         **{name: np.array(values) for name, values in rows.items()},
     )

@@ -1,0 +1,97 @@
+"""Checkpoint folders: exact round trip, and one paragraph for everything that can be wrong with one."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_policy import make_checkpoint, make_observation
+
+from flow_policy_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from flow_policy_ros.policy.flow_policy import FlowPolicy
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(tmp_path / "c", make_checkpoint(action_space="relative"), "# text\n")
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize("network", ["residual_mlp", "dit"])
+def test_round_trip_is_bit_equal(tmp_path, network):
+    checkpoint = make_checkpoint(network=network, action_space="relative", solver="midpoint")
+    save_checkpoint(tmp_path, checkpoint, "# text\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "README.md", "config.json", "contract.json", "model.safetensors"]  # fmt: skip
+    back = load_checkpoint(tmp_path)
+    ours, theirs = checkpoint.model.state_dict(), back.model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert back.codec.contract == checkpoint.codec.contract
+    chunk, nfe = FlowPolicy(checkpoint).sample(make_observation(), 3, 1)
+    again, nfe_again = FlowPolicy.load(tmp_path).sample(make_observation(), 3, 1)
+    np.testing.assert_array_equal(again, chunk)
+    assert nfe == nfe_again == 6
+
+
+def test_half_precision_is_loaded_as_single(tmp_path):
+    checkpoint = make_checkpoint()
+    save_checkpoint(tmp_path, checkpoint, half=True)
+    back = load_checkpoint(tmp_path).model.state_dict()
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert torch.equal(back[name], tensor.half().float())
+
+
+def edit(folder, name, change):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def without_a_tensor(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["network.out.bias"]
+    save_file(weights, folder / "model.safetensors")
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "is not a folder"),
+    "no config": (lambda f: (f / "config.json").unlink(), "no readable config.json"),
+    "no contract": (lambda f: (f / "contract.json").unlink(), "no readable contract.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors cannot be read"),
+    "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"version https://git"), "cannot be read"),
+    "not json": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    "no object": (lambda f: (f / "contract.json").write_text("[]"), "holds no JSON object"),
+    "other kind": (lambda f: edit(f, "config.json", lambda c: c.update(kind="act")), "of kind 'act'"),
+    "edited statistics": (
+        lambda f: edit(f, "contract.json", lambda c: c["normaliser"]["action"]["scale"].__setitem__(0, 2.0)),
+        "do not match their hash",
+    ),
+    "unknown network": (
+        lambda f: edit(f, "config.json", lambda c: c["network"].update(name="gru")),
+        "unknown network 'gru'",
+    ),
+    "unknown size": (
+        lambda f: edit(f, "config.json", lambda c: c["network"]["sizes"].update(depth=3)),
+        "no size 'depth'",
+    ),
+    "other size": (
+        lambda f: edit(f, "config.json", lambda c: c["network"]["sizes"].update(width=16)),
+        "do not fit the network",
+    ),
+    "missing tensor": (without_a_tensor, "1 tensors differ, first network.out.bias: expected (8,), given None"),
+    "no key": (lambda f: edit(f, "config.json", lambda c: c.pop("action_space")), "lacks 'action_space'"),
+    "bad contract": (lambda f: edit(f, "contract.json", lambda c: c.pop("joints")), "contract.json is incomplete"),
+    "other joints": (lambda f: edit(f, "contract.json", lambda c: c["joints"].pop()), "observation normaliser has 11"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_in_a_paragraph(folder, damage):
+    harm, message = DAMAGES[damage]
+    harm(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    text = str(caught.value)
+    assert message in text and str(folder) in text and "\n" not in text and len(text) > 60
