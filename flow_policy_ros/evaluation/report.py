@@ -23,9 +23,9 @@ from flow_policy_ros.evaluation.video import STATE_COLOURS, UNKNOWN_COLOUR, writ
 
 
 def write_report(folder: str | Path, records: Sequence[EpisodeRecord], summary: dict[str, Any]) -> Path:
-    """Write ``summary.json``, ``video.mp4`` (or ``.gif``; neither without frames) and ``index.html``; returns the page.
+    """Write ``summary.json``, ``video.mp4`` (or ``.gif``; neither without frames), ``index.html``; returns the page.
 
-    ``summary`` as ``evaluation.summary.summarise`` gives it, more keys allowed. Files of an earlier report are replaced.
+    ``summary`` as ``evaluation.summary.summarise`` gives it, more keys allowed. An earlier report's files are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,13 +36,14 @@ def write_report(folder: str | Path, records: Sequence[EpisodeRecord], summary: 
     template = jinja2.Environment(autoescape=True).from_string(
         files("flow_policy_ros.evaluation").joinpath("templates/report.html").read_text(encoding="utf-8")
     )
+    film = None if video is None else {"kind": video.suffix[1:], "base64": base64.b64encode(video.read_bytes()).decode()}
     page = folder / "index.html"
     page.write_text(
         template.render(
             title=title(summary),
             summary=summary,
             rows=rows(summary),
-            video=None if video is None else {"kind": video.suffix[1:], "base64": base64.b64encode(video.read_bytes()).decode()},
+            video=film,
             plotly=get_plotlyjs(),
             data=script_json(
                 {
@@ -61,7 +62,7 @@ def write_report(folder: str | Path, records: Sequence[EpisodeRecord], summary: 
 
 
 def episode_data(record: EpisodeRecord) -> dict[str, Any]:
-    """What the page draws of one episode: times in s since its first tick, values by joint; null where there is none."""
+    """What the page draws of one episode: times in s since the first tick, values by joint, None where there is none."""
     origin = int(record.stamps[0]) if len(record.stamps) else 0
     column = {joint: j for j, joint in enumerate(record.joints)}
     return {

@@ -6,7 +6,7 @@ Nothing is measured here and nothing assumed: a figure for which there is no dat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,18 @@ CONTROL_PERIOD = "control_period"
 
 
 def summarise(
-    outcomes: Sequence[EpisodeResult], loaded: Loaded, wall_s: float, seed: int, realtime: bool = False
+    outcomes: Sequence[EpisodeResult],
+    loaded: Loaded,
+    wall_s: float,
+    seed: int,
+    realtime: bool = False,
+    reported: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Figures of the ``outcomes`` (in the order in which one stack ran them), in plain JSON types.
 
     ``seed`` of the first episode; ``wall_s`` what the run took, s. ``realtime``: against the wall clock, so that no delay
-    was injected. Raises ``ValueError`` without outcomes.
+    was injected. ``reported``: ``p50`` and ``p99`` in ms of stages that others measured. Raises ``ValueError`` without
+    outcomes.
     """
     if not outcomes:
         raise ValueError("a summary needs at least one episode; none was run.")
@@ -51,11 +57,12 @@ def summarise(
         "seed": seed,
         "wall_s": round(wall_s, 3),
         "realtime_factor": round(ticks * CONTROL_STEP_NS / 1e9 / wall_s, 4) if wall_s > 0 else None,
-        "latency_ms": {s: {k: v for k, v in percentiles(d).items() if k != "max"} for s, d in stages.items() if d},
+        "latency_ms": {stage: _without_max(percentiles(ms)) for stage, ms in stages.items() if ms} | {**(reported or {})},
         "latency_profile": latency_of(loaded, realtime),
         "interventions": {
             kind: {joint: n for joint, n in joints.items() if n} for kind, joints in counts.interventions.items()
         },
+        "intervention_rate": counts.ticks_limited / counts.ticks_active if counts.ticks_active else 0.0,
         "ticks": counts.ticks,
         "ticks_active": counts.ticks_active,
         "chunks": sum(o.chunks for o in outcomes),
@@ -64,14 +71,13 @@ def summarise(
         "rejections": dict(counts.rejections),
         "trajectory_sha256": trajectory_sha256(outcomes),
         "per_episode": [
-            {"seed": o.seed, "success": o.success, "success_steps": o.success_steps, "sha256": o.sha256()} for o in outcomes
+            {"seed": o.seed, "success": o.success, "success_steps": o.success_steps, "sha256": o.sha256()}
+            for o in outcomes
         ],
     }
-    limited = getattr(counts, "ticks_limited", None)
-    if limited is not None and counts.ticks_active:
-        summary["intervention_rate"] = limited / counts.ticks_active
     if periods:
         summary["control_period_ms"] = percentiles(periods)
+        summary["control_period_error_ms"] = percentiles([abs(p - CONTROL_STEP_NS / 1e6) for p in periods])
     return summary
 
 
@@ -79,6 +85,10 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     """``p50``, ``p99`` and ``max``, rounded to a thousandth."""
     p50, p99 = np.percentile(values, (50, 99))
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(float(max(values)), 3)}
+
+
+def _without_max(figures: dict[str, float]) -> dict[str, float]:
+    return {"p50": figures["p50"], "p99": figures["p99"]}
 
 
 def trajectory_sha256(outcomes: Sequence[EpisodeResult]) -> str:
@@ -98,11 +108,7 @@ def latency_of(loaded: Loaded, realtime: bool) -> dict[str, Any]:
         "file": str(loaded.profile),
         "sha256": profile.sha256(),
         "measured_on": profile.measured_on,
-        "ms": {
-            stage: {k: v for k, v in percentiles(samples).items() if k != "max"}
-            for stage, samples in profile.samples_ms.items()
-            if samples
-        },
+        "ms": {stage: _without_max(percentiles(samples)) for stage, samples in profile.samples_ms.items() if samples},
     }
 
 
@@ -134,8 +140,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     for stage, figures in summary["latency_ms"].items():
         lines.append((f"{stage} latency", f"p50 {figures['p50']:.2f} ms, p99 {figures['p99']:.2f} ms"))
     if "control_period_ms" in summary:
-        period = summary["control_period_ms"]
-        text = f"p50 {period['p50']:.3f} ms, p99 {period['p99']:.3f} ms, max {period['max']:.3f} ms"
+        period, error = summary["control_period_ms"], summary["control_period_error_ms"]
+        text = f"p50 {period['p50']:.3f} ms; error p50 {error['p50']:.3f}, p99 {error['p99']:.3f}, max {error['max']:.3f} ms"
         lines.append(("control period", text))
     lines.append(("limits acted", interventions_text(summary)))
     lines.append(("chunks", f"{summary['chunks']}; {summary['stale']} times an input was too old to sample"))
@@ -163,9 +169,8 @@ def interventions_text(summary: dict[str, Any]) -> str:
         if joints:
             worst = max(joints, key=lambda joint: joints[joint])
             parts.append(f"{kind} {sum(joints.values())} (most: {worst} {joints[worst]})")
-    rate = summary.get("intervention_rate")
-    share = "" if rate is None else f"in {rate:.1%} of {summary['ticks_active']} active ticks: "
-    return share + (", ".join(parts) or "none")
+    share = f"in {summary['intervention_rate']:.1%} of {summary['ticks_active']} active ticks"
+    return ": ".join([share, ", ".join(parts)] if parts else [share])
 
 
 def counts_text(table: dict[str, int]) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flow_policy_ros.evaluation.record import EpisodeRecord
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 WIDTH = 512  # of the picture, pixels
 STRIP = 44  # height of the strip, pixels
 HOLD_S = 1.0  # how long the last frame of an episode stays
@@ -77,7 +78,7 @@ def _last_stamp(record: EpisodeRecord) -> int:
     return record.frames[-1][0]
 
 
-def _badge(draw: ImageDraw.ImageDraw, top: int, right: int, text: str, colour: str, font: ImageFont.ImageFont) -> None:
+def _badge(draw: ImageDraw.ImageDraw, top: int, right: int, text: str, colour: str, font: Font) -> None:
     width = round(draw.textlength(text, font))
     draw.rounded_rectangle((right - width - 20, top + 8, right, top + STRIP - 8), 6, fill=colour)
     draw.text((right - width - 10, top + STRIP // 2), text, "white", font, anchor="lm")

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PATIENCE_S = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
 """How children are asked to end, and how long each way of asking is given."""
@@ -68,6 +70,10 @@ class NodeProcesses:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        with handled(signal.SIGINT, signal.SIG_IGN):  # an impatient second Ctrl-C must not leave orphans
+            self._end()
+
+    def _end(self) -> None:
         for number, patience_s in PATIENCE_S:
             running = [child for child in self._children.values() if child.poll() is None]
             for child in running:
@@ -101,6 +107,19 @@ class NodeProcesses:
         text = os.pread(output.fileno(), 4000, max(0, size - 4000)).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
         return f"It said last: {' | '.join(lines)}" if lines else "It printed nothing."
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Another handler for a signal, for a while. Only the main thread may set one; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _python_path() -> str:

@@ -10,14 +10,18 @@ from types import FrameType, TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SHOW_AFTER_S = 2.0
+LINE_EVERY_S = 60.0
 
 
 class ProgressBar:
-    """A bar with rate and time left, which appears once the work has taken two seconds."""
+    """A bar with rate and time left, which appears once the work has taken two seconds.
+
+    Where the output is no terminal (a log file), a line a minute instead.
+    """
 
     def __init__(self, total: int, done: int, shown: bool = True) -> None:
         self._total, self._first, self._shown = total, done, shown
-        self._begin = time.monotonic()
+        self._begin = self._printed = time.monotonic()
         self._bar: Progress | None = None
 
     def update(self, done: int, text: str) -> None:
@@ -32,6 +36,10 @@ class ProgressBar:
             self._task = self._bar.add_task("", total=self._total, completed=self._first)
         rate = (done - self._first) / elapsed
         self._bar.update(self._task, completed=done, description=f"{rate:.1f} steps/s  {text}  left")
+        if not self._bar.console.is_terminal and time.monotonic() - self._printed > LINE_EVERY_S:
+            self._printed = time.monotonic()
+            left = (self._total - done) / max(rate, 1e-9)
+            print(f"{done}/{self._total} steps  {rate:.1f} steps/s  {text}  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -129,6 +129,7 @@ class _Run:
             self._validate(writer)
             self._save()
             finished = self.progress.step >= last
+        bar.update(self.progress.step, "done")
         bar.close()
         if writer:
             writer.close()

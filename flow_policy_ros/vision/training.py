@@ -77,6 +77,7 @@ def train(
     generator = np.random.default_rng([seed, 2])
     network = build_network(architecture, data.classes).to(memory_format=torch.channels_last).train()
     network.args = get_cfg()  # the loss reads its weights there
+    _expect_objects(network.model[-1], image_size)
     average = copy.deepcopy(network).eval()
     squares = [fit(image, rows, image_size) for image, rows in zip(data.images, data.boxes, strict=True)]
     per_epoch = max(1, len(squares) // schedule.batch)
@@ -99,6 +100,18 @@ def train(
         loss = float(sum(float(v) for v in (parts.values() if isinstance(parts, dict) else parts)))
         report(Progress(step + 1, steps, loss))
     return average
+
+
+def _expect_objects(head: Any, image_size: int) -> None:
+    """Raise the scores that an untrained head gives from those fit for an image of 640 px to this size's.
+
+    A smaller image has fewer cells, so that more of them hold an object; without this the first hundreds of steps do
+    little but find that out.
+    """
+    with torch.no_grad():
+        for branches in (head.cv3, getattr(head, "one2one_cv3", None) or ()):
+            for branch in branches:
+                branch[-1].bias += 2 * np.log(640 / image_size)
 
 
 def _rate(done: float, warmup: float) -> float:

@@ -1,0 +1,128 @@
+"""Four real processes over DDS in lockstep give the commands of one process, bit for bit: camera, delays and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ros_support import Ears, Launcher, motion, until, values
+
+pytest.importorskip("rclpy")
+pytest.importorskip("ultralytics")
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from ros_support import ears, launcher  # noqa: E402, F401
+from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
+
+from flow_policy_ros.evaluation.closed_loop import Stack, run_episode  # noqa: E402
+from flow_policy_ros.models.network import NetworkShape  # noqa: E402
+from flow_policy_ros.policy.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from flow_policy_ros.policy.codec import VectorCodec, observation_dim  # noqa: E402
+from flow_policy_ros.policy.flow_policy import FlowPolicy  # noqa: E402
+from flow_policy_ros.policy.normaliser import Normaliser  # noqa: E402
+from flow_policy_ros.policy.vector_flow import VectorFlowModel  # noqa: E402
+from flow_policy_ros.ros.messages import from_time  # noqa: E402
+from flow_policy_ros.runtime.contract import Contract, StreamContract  # noqa: E402
+from flow_policy_ros.runtime.latency import LatencyProfile  # noqa: E402
+from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters  # noqa: E402
+from flow_policy_ros.runtime.policy_loop import PolicyLoop  # noqa: E402
+from flow_policy_ros.runtime.robot import Robot, load_robot  # noqa: E402
+from flow_policy_ros.safety.command_loop import CommandLoop  # noqa: E402
+from flow_policy_ros.sim.robot import AdroitRobot  # noqa: E402
+from flow_policy_ros.vision.detector import build_network, load_detector  # noqa: E402
+from flow_policy_ros.vision.features import DetectionFeatures  # noqa: E402
+from flow_policy_ros.vision.training import architecture_of, save_detector  # noqa: E402
+
+STEPS = 40
+CONFIDENCE = 0.01
+CLASSES = ("palm", "handle")
+
+
+def untrained_detector(folder: Path) -> Path:
+    torch.manual_seed(0)
+    architecture = architecture_of("yolo11n.yaml")
+    return save_detector(folder, build_network(architecture, CLASSES), architecture, "yolo11n", CLASSES, 96, {})
+
+
+def untrained_policy(folder: Path, robot: Robot, detector: dict[str, object]) -> Path:
+    """Weights drawn at random in every layer, so that the chunk depends on every input."""
+    streams = (StreamContract("detections", len(CLASSES), 5, detector), StreamContract("objects", 1, 12, {}))
+    contract = Contract(robot.name, robot.joints, robot.joints, 10_000_000, 16, streams)
+    shape = NetworkShape(observation_dim(contract), 16, len(robot.joints))
+    model = VectorFlowModel("residual_mlp", {"width": 32, "blocks": 1}, shape)
+    generator = torch.Generator().manual_seed(1)
+    for weight in model.parameters():
+        weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+
+    def unit(size: int, scale: float) -> Normaliser:
+        return Normaliser("mean_std", np.zeros(size), np.full(size, scale), ())
+
+    codec = VectorCodec(contract, unit(shape.observation, 1.0), unit(shape.action, 0.2), "absolute")
+    save_checkpoint(folder, Checkpoint(model, codec))
+    return folder
+
+
+def test_the_nodes_give_what_one_process_gives(
+    launcher: Launcher, ears: Ears, tmp_path: Path, root: Path  # noqa: F811
+) -> None:
+    torch.set_num_threads(1)
+    robot_file = root / "config/robots/adroit_door.yaml"
+    robot = load_robot(robot_file)
+    features = DetectionFeatures(load_detector(untrained_detector(tmp_path / "detector"), confidence=CONFIDENCE))
+    checkpoint = untrained_policy(tmp_path / "policy", robot, features.identity())
+    latency = LatencyProfile({"perception": (4.0, 23.0, 31.0), "inference": (2.0, 17.0)})
+    latency.save(tmp_path / "latency.json")
+
+    lockstep = {"lockstep__enabled": True, "lockstep__timeout_s": 60.0}
+    delayed = {**lockstep, "lockstep__latency": tmp_path / "latency.json", "lockstep__seed": 5}
+    episode = {"sim__seed": 11, "sim__episode": 3, "sim__steps": STEPS}
+    detector = {"perception__detector": tmp_path / "detector", "perception__confidence": CONFIDENCE}
+    launcher.node("sim_node", robot_file, sim__task="door", **episode, **lockstep)
+    launcher.node("perception_node", robot_file, **detector, **lockstep)
+    launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, policy__seed=7, **delayed)
+    launcher.node("command_node", robot_file, **delayed)
+    executed = ears.listen(JointStateMsg, "command/executed", QoSProfile(depth=1000))
+    chunk_info = ears.listen(DiagnosticStatus, "policy/chunk_info")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    status = ears.listen(DiagnosticStatus, "sim/status", latched)
+
+    policy_parameters = PolicyParameters(steps=2, seed=7)
+    stack = Stack(
+        PolicyLoop(FlowPolicy.load(checkpoint), policy_parameters),
+        CommandLoop(robot, CommandParameters()), features, latency, latency_seed=5, privileged=True,
+    )  # fmt: skip
+    sim = AdroitRobot("door", robot)
+    expected = run_episode(sim, stack, seed=11, episode=3, steps=STEPS)
+    assert len({v.tobytes() for v in expected.commands}) > 20  # it moves, so that equality means something
+    assert features.last is not None and len(features.last.scores)  # and something was detected
+
+    until(lambda: ears.node.count_publishers("features/detections") > 0, "the perception node did not start")
+    for service in ("policy/reset", "command/reset", "sim/reset"):
+        assert ears.trigger(service).success
+    done = status.wait_for(lambda s: values(s)["state"] == "done", what="the episode did not end")
+    assert values(done)["step"] == str(STEPS)
+    executed.wait_count(STEPS)
+
+    commands = {from_time(message.header.stamp): row for message, row in zip(executed.messages, motion(executed.messages))}
+    given = np.array([commands[stamp] for stamp in sorted(commands)])
+    assert given.tobytes() == expected.commands.tobytes()
+    assert len(chunk_info.messages) == expected.chunks
+    seen = [int(values(info)["observation.detections"]) for info in chunk_info.messages]
+    assert all(stamp > 0 for stamp in seen) and seen == sorted(seen)
+
+
+def test_a_checkpoint_for_another_robot_is_refused(launcher: Launcher, tmp_path: Path, root: Path) -> None:  # noqa: F811
+    robot = load_robot(root / "config/robots/adroit_door.yaml")
+    checkpoint = untrained_policy(tmp_path / "policy", robot, {})
+    wrong_robot = launcher.node(
+        "policy_node", root / "config/robots/adroit_pen.yaml", policy__checkpoint=checkpoint
+    )
+    wrong_path = launcher.node("policy_node", root / "config/robots/adroit_door.yaml", policy__checkpoint="nowhere")
+    for node, words in ((wrong_robot, ["ARTz", "adroit_pen"]), (wrong_path, ["nowhere"])):
+        assert node.wait() == 2
+        assert "Traceback" not in node.output and len(node.output.splitlines()) == 1
+        assert all(word in node.output for word in words), node.output
+    assert json.loads((checkpoint / "contract.json").read_text())["robot"] == "adroit_door"
