@@ -1,16 +1,20 @@
 """Projected boxes against what the simulator draws."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flow_policy_ros.cli import train_detector
+from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.runtime.robot import load_robot
 from flow_policy_ros.sim.gl import SimError, choose_backend
 from flow_policy_ros.sim.labels import CLASSES, label_boxes, project
 from flow_policy_ros.sim.parts import PARTS
 from flow_policy_ros.sim.segmentation import Segmentation
 from flow_policy_ros.sim.shapes import geom_id
+from flow_policy_ros.vision.detector import load_detector
 
 try:
     choose_backend()
@@ -142,17 +146,45 @@ def test_what_is_seen_through_hides_nothing():
     """The goal of relocate is a translucent sphere; a ball inside it is still labelled."""
     robot = AdroitRobot("relocate", load_robot(ROBOTS / "adroit_relocate.yaml"))
     robot.reset(0, 0)
-    robot.model.site_pos[robot.model.site("target").id] = robot.data.geom_xpos[
-        geom_id(robot.model, PARTS["relocate"]["ball"][0])
-    ]
-    robot.set_sim_state(
-        {"qpos": robot.data.qpos.copy(), **{k: v for k, v in robot.get_sim_state().items() if k != "qpos"}}
-    )
+    robot.model.site_pos[robot.model.site("target").id] = robot.data.geom_xpos[geom_id(robot.model, PARTS["relocate"]["ball"][0])]
+    robot.set_sim_state({"qpos": robot.data.qpos.copy(), **{k: v for k, v in robot.get_sim_state().items() if k != "qpos"}})
     segmentation = Segmentation(robot.model, WIDTH, HEIGHT, "relocate")
     masks = segmentation.masks(robot.data, robot.camera_id)
     assert masks["goal"].sum() > masks["ball"].sum() > 20
     segmentation.close()
     robot.close()
+
+
+def test_the_command_labels_frames_of_recorded_episodes(tmp_path):
+    robot = AdroitRobot("door", load_robot(ROBOTS / "adroit_door.yaml"))
+    for seed in range(3):
+        robot.reset(seed, seed)
+        states = [robot.get_sim_state()]
+        robot.step(None)
+        states.append(robot.get_sim_state())
+        position = np.zeros((2, len(robot.robot.joints)))
+        Episode(
+            task="door",
+            seed=seed,
+            success=True,
+            dt_ns=10_000_000,
+            stamps=np.array([0, 10_000_000]),
+            joints=robot.robot.joints,
+            position=position,
+            commands=position,
+            label=position,
+            sim_state={name: np.stack([state[name] for state in states]) for name in states[0]},
+        ).save(tmp_path / f"{seed}.npz")
+    robot.close()
+    arguments = ["--episodes", str(tmp_path), "--out", str(tmp_path / "out"), "--images", "5", "--epochs", "1"]
+    arguments += ["--robot", str(ROBOTS / "adroit_door.yaml"), "--image-size", "64", "--batch", "5"]
+    assert train_detector.main(arguments) == 0
+    detector = load_detector(tmp_path / "out")
+    assert detector.classes == CLASSES["door"]
+    described = json.loads((tmp_path / "out" / "detector.json").read_text())
+    assert described["metrics"]["classes"]["latch"]["labelled"] == described["metrics"]["images"] == 1
+    with pytest.raises(ValueError, match="0 episodes of task 'pen'"):
+        train_detector.main([*arguments, "--task", "pen"])
 
 
 def test_an_unknown_task_is_refused(scene):

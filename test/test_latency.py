@@ -63,7 +63,7 @@ def test_a_bad_profile_is_refused_by_its_path(tmp_path, content) -> None:
 
 
 def test_a_missing_profile_is_refused_by_its_path(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere\.json.*bench latency-profile"):
+    with pytest.raises(ValueError, match=r"nowhere\.json.*flow_policy evaluate"):
         LatencyProfile.load(tmp_path / "nowhere.json")
 
 

@@ -9,17 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_support import ACCELERATION, JOINTS, VELOCITY, Ears, FakeRobot, Launcher, motion, values, write_robot
+from ros_support import (  # noqa: F401
+    ACCELERATION,
+    JOINTS,
+    UNHURRIED,
+    VELOCITY,
+    Ears,
+    FakeRobot,
+    Launcher,
+    ears_fixture,
+    launcher_fixture,
+    motion,
+    values,
+    write_robot,
+)
 
 pytest.importorskip("rclpy")
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
-from rcl_interfaces.srv import SetParametersAtomically  # noqa: E402
-from ros_support import ears, launcher  # noqa: E402, F401
-from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParametersAtomically
+from sensor_msgs.msg import JointState as JointStateMsg
+from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.ros.messages import chunk_to_message, from_time  # noqa: E402
-from flow_policy_ros.runtime.types import Chunk  # noqa: E402
+from flow_policy_ros.ros.messages import chunk_to_message, from_time
+from flow_policy_ros.runtime.types import Chunk
 
 STEP_NS = 10_000_000
 
@@ -32,7 +44,7 @@ def within_limits(positions: np.ndarray) -> None:
 
 
 def test_nothing_before_joint_states_then_starts_at_the_measured_position(
-    launcher: Launcher, ears: Ears, tmp_path: Path  # noqa: F811
+    launcher: Launcher, ears: Ears, tmp_path: Path
 ) -> None:
     executed, commands = ears.listen(JointStateMsg, "command/executed"), ears.listen(JointTrajectory, "joint_command")
     diagnostics = ears.diagnostics()
@@ -59,12 +71,12 @@ def test_nothing_before_joint_states_then_starts_at_the_measured_position(
     assert "Traceback" not in node.output
 
 
-def test_follows_a_chunk_and_refuses_odd_ones(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa: F811
+def test_follows_a_chunk_and_refuses_odd_ones(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
     diagnostics = ears.diagnostics()
     chunks = ears.speak(JointTrajectory, "policy/chunk")
-    robot = FakeRobot(ears)
-    node = launcher.node("command_node", write_robot(tmp_path))
+    FakeRobot(ears)
+    node = launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
     executed.wait_for()
     ears.connected(chunks)
 
@@ -85,13 +97,13 @@ def test_follows_a_chunk_and_refuses_odd_ones(launcher: Launcher, ears: Ears, tm
 
 
 def test_nan_joint_state_is_a_fault_and_a_decelerated_stop(
-    launcher: Launcher, ears: Ears, tmp_path: Path  # noqa: F811
+    launcher: Launcher, ears: Ears, tmp_path: Path
 ) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
     diagnostics = ears.diagnostics()
     robot = FakeRobot(ears)
     robot_file = write_robot(tmp_path)
-    node = launcher.node("command_node", robot_file)
+    node = launcher.node("command_node", robot_file, **UNHURRIED)
     executed.wait_for()
     launcher.chunks(robot_file, "shoulder", velocity=1.0)
     executed.wait_for(lambda m: m.velocity[0] > 0.8, what="the chunk publisher did not move the joint")
@@ -115,11 +127,11 @@ def test_nan_joint_state_is_a_fault_and_a_decelerated_stop(
     assert node.alive()
 
 
-def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa: F811
+def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
     FakeRobot(ears)
     robot_file = write_robot(tmp_path)
-    launcher.node("command_node", robot_file)
+    launcher.node("command_node", robot_file, **UNHURRIED)
     executed.wait_for()
     launcher.chunks(robot_file, "shoulder", velocity=1.0)
     executed.wait_for(lambda m: m.velocity[0] > 0.8)
@@ -130,7 +142,7 @@ def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: P
     within_limits(motion(executed.messages))
 
 
-def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa: F811
+def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     launcher.node("command_node", write_robot(tmp_path))
 
     def set_parameters(**given: float) -> object:
@@ -157,7 +169,7 @@ def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_pa
     ],
 )
 def test_bad_input_is_one_paragraph(
-    launcher: Launcher, tmp_path: Path, parameters: dict[str, object], words: list[str]  # noqa: F811
+    launcher: Launcher, tmp_path: Path, parameters: dict[str, object], words: list[str]
 ) -> None:
     robot_file = Path(str(parameters.pop("robot_file", write_robot(tmp_path))))
     node = launcher.node("command_node", robot_file, **parameters)

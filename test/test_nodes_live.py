@@ -8,26 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ros_support import JOINTS, Ears, FakeRobot, Launcher, values, write_robot
+from ros_support import JOINTS, Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, values, write_robot  # noqa: F401
 
 pytest.importorskip("rclpy")
 pytest.importorskip("ultralytics")
-from ros_support import ears, launcher  # noqa: E402, F401
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
-from test_nodes_dds_lockstep import CLASSES, CONFIDENCE, untrained_detector, untrained_policy  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from test_nodes_dds_lockstep import CLASSES, CONFIDENCE, untrained_detector, untrained_policy
+from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.ros import qos  # noqa: E402
-from flow_policy_ros.ros.images import features_from_message, features_to_message, image_to_message  # noqa: E402
-from flow_policy_ros.ros.messages import chunk_from_message, from_time  # noqa: E402
-from flow_policy_ros.runtime.robot import load_robot  # noqa: E402
-from flow_policy_ros.runtime.types import Features  # noqa: E402
+from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.images import features_from_message, features_to_message, image_to_message
+from flow_policy_ros.ros.messages import chunk_from_message, from_time
+from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.runtime.types import Features
 
 WARN, ERROR = b"\x01", b"\x02"
 
 
-def test_perception(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa: F811
+def test_perception(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     detector = {"perception__detector": untrained_detector(tmp_path / "detector"), "perception__confidence": CONFIDENCE}
     diagnostics = ears.diagnostics()
@@ -53,7 +52,7 @@ def test_perception(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # 
     assert node.alive()
 
 
-def test_policy(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa: F811
+def test_policy(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     robot_file = write_robot(tmp_path)
     identity = {"weights_sha256": "of the training"}
     checkpoint = untrained_policy(tmp_path / "policy", load_robot(robot_file), identity)
@@ -62,7 +61,7 @@ def test_policy(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:  # noqa
     robot = FakeRobot(ears)
     detections, objects = ears.speak(Image, "features/detections"), ears.speak(Image, "features/objects")
     info = ears.speak(String, "features/detections/info", qos.LATCHED)
-    node = launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2)
+    node = launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, policy__joint_state_max_age_s=8.0)
 
     waiting = diagnostics.wait_for(lambda s: s.name == "policy" and s.level == WARN and "features" in s.message)
     assert "'detections'" in waiting.message and not chunks.messages

@@ -16,19 +16,19 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from flow_policy_ros.evaluation.closed_loop import Stack, run_episode  # noqa: E402
-from flow_policy_ros.nodes.command_lockstep import CommandLockstep  # noqa: E402
-from flow_policy_ros.nodes.lockstep import Patience  # noqa: E402
-from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep  # noqa: E402
-from flow_policy_ros.nodes.sim_lockstep import SimLockstep  # noqa: E402
-from flow_policy_ros.runtime.contract import Contract, StreamContract  # noqa: E402
-from flow_policy_ros.runtime.latency import LatencyProfile  # noqa: E402
-from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters  # noqa: E402
-from flow_policy_ros.runtime.policy_loop import PolicyLoop  # noqa: E402
-from flow_policy_ros.runtime.robot import load_robot  # noqa: E402
-from flow_policy_ros.runtime.types import Chunk, Features, FloatArray, Observation  # noqa: E402
-from flow_policy_ros.safety.command_loop import CommandLoop  # noqa: E402
-from flow_policy_ros.sim.robot import AdroitRobot  # noqa: E402
+from flow_policy_ros.evaluation.closed_loop import Stack, run_episode
+from flow_policy_ros.nodes.command_lockstep import CommandLockstep
+from flow_policy_ros.nodes.lockstep import Patience
+from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
+from flow_policy_ros.nodes.sim_lockstep import SimLockstep
+from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.runtime.latency import LatencyProfile
+from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters
+from flow_policy_ros.runtime.policy_loop import PolicyLoop
+from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.runtime.types import Chunk, Features, FloatArray, Observation
+from flow_policy_ros.safety.command_loop import CommandLoop
+from flow_policy_ros.sim.robot import AdroitRobot
 
 STEPS = 45
 LATENCY = LatencyProfile({"perception": (0.0, 12.0, 35.0), "inference": (3.0, 9.0, 21.0)})

@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_support import Ears, Launcher, motion, values
+from ros_support import UNHURRIED, Ears, Launcher, ears_fixture, launcher_fixture, motion, values  # noqa: F401
 
 pytest.importorskip("rclpy")
-from rclpy.qos import QoSProfile  # noqa: E402
-from ros_support import ears, launcher  # noqa: E402, F401
-from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
-from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import JointState as JointStateMsg
 
-from flow_policy_ros.runtime.robot import load_robot  # noqa: E402
+from flow_policy_ros.runtime.robot import load_robot
 
 JOINT, SPEED = "ARRx", 0.8
 
 
-def test_death_of_the_policy_process(launcher: Launcher, ears: Ears, root: Path) -> None:  # noqa: F811
+def test_death_of_the_policy_process(launcher: Launcher, ears: Ears, root: Path) -> None:
     robot_file = root / "config/robots/adroit_door.yaml"
     limits = load_robot(robot_file).limits
     column = limits.names.index(JOINT)
@@ -32,7 +31,7 @@ def test_death_of_the_policy_process(launcher: Launcher, ears: Ears, root: Path)
     images, camera_info = ears.listen(Image, "camera/image_raw"), ears.listen(CameraInfo, "camera/camera_info")
     diagnostics = ears.diagnostics()
     sim = launcher.node("sim_node", robot_file, sim__task="door", sim__realtime=True)
-    command = launcher.node("command_node", robot_file)
+    command = launcher.node("command_node", robot_file, **UNHURRIED)
     policy = launcher.chunks(robot_file, JOINT, velocity=SPEED)
 
     executed.wait_for(lambda m: m.velocity[column] > 0.75 * SPEED, what="the stand-in did not move the joint")

@@ -8,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
-from std_msgs.msg import Float64MultiArray  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import JointState as JointStateMsg
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.ros.images import (  # noqa: E402
+from flow_policy_ros.ros.images import (
     camera_info_to_message,
     features_from_message,
     features_to_message,
     image_from_message,
     image_to_message,
 )
-from flow_policy_ros.ros.messages import (  # noqa: E402
+from flow_policy_ros.ros.messages import (
     MessageError,
     chunk_from_message,
     chunk_info,
@@ -33,7 +33,7 @@ from flow_policy_ros.ros.messages import (  # noqa: E402
     setpoint_to_message,
     to_time,
 )
-from flow_policy_ros.runtime.types import Chunk, Features, JointState, Setpoint  # noqa: E402
+from flow_policy_ros.runtime.types import Chunk, Features, JointState, Setpoint
 
 STAMPS = st.integers(0, (2**31 - 1) * 10**9)
 NAMES = ("b", "a", "c")

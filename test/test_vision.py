@@ -156,9 +156,7 @@ def test_average_precision_of_hits_and_misses():
     truth = [np.array([[0, 0, 10, 10]], dtype=np.float32), np.array([[0, 0, 10, 10]], dtype=np.float32)]
 
     def found(box, score):
-        return Detections(
-            np.array([box], dtype=np.float32), np.array([score], dtype=np.float32), np.zeros(1, dtype=np.int64)
-        )
+        return Detections(np.array([box], dtype=np.float32), np.array([score], dtype=np.float32), np.zeros(1, dtype=np.int64))
 
     perfect = [found([0, 0, 10, 10], 0.9), found([0, 0, 10, 10], 0.8)]
     assert average_precision(perfect, truth, 0) == pytest.approx(np.ones(10))

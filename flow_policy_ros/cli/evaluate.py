@@ -105,3 +105,18 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
     if arguments.out is not None:
         print(write_report(arguments.out, records, summary))
     return summary
+
+
+def over_ros(arguments: Arguments, selection: Selection, start: float) -> dict[str, Any]:
+    """The same episodes through the nodes, in lockstep over DDS."""
+    from flow_policy_ros.cli.over_ros import run_over_ros
+    from flow_policy_ros.evaluation.report import write_report
+    from flow_policy_ros.evaluation.setup import load
+    from flow_policy_ros.evaluation.summary import summarise
+
+    loaded = load(selection, arguments.latency)
+    run = run_over_ros(selection, loaded, arguments.episodes, arguments.seed, arguments.control_steps)
+    summary = summarise(run.outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed, reported=run.reported)
+    if arguments.out is not None:
+        print(write_report(arguments.out, run.records, summary))
+    return summary

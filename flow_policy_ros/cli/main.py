@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Sequence
 
 PROGRAM = "flow_policy"
+BUG = 70
+"""Exit code when the program itself failed, apart from the three that a command may give."""
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("flow_policy_ros.cli.demo", "watch the simulated hand at work: nodes as processes, over DDS"),
     "evaluate": ("flow_policy_ros.cli.evaluate", "measure a checkpoint's success in lockstep episodes"),
@@ -20,7 +22,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
     "demonstrate": ("flow_policy_ros.cli.demonstrate", "record expert episodes in the simulator"),
     "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
-    "bench": ("flow_policy_ros.cli.bench", "time the control loop, sampling and latency on this machine"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }
 
@@ -57,29 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("FLOW_POLICY_DEBUG"):
             traceback.print_exc()
-        return _refuse(explain(error, command))
+        text = explain(error, command)
+        if text is not None:
+            return _refuse(text)
+        _refuse(
+            f"{type(error).__name__}: {error}. This is a bug in '{PROGRAM} {command}'; "
+            "run it again with FLOW_POLICY_DEBUG=1 for the traceback to report."
+        )
+        return BUG
 
 
-def explain(error: Exception, command: str) -> str:
-    """One paragraph about an error that a command did not handle itself."""
+def explain(error: Exception, command: str) -> str | None:
+    """What a user did not give, or what the machine lacks, in words; None for an error that is neither."""
     from flow_policy_ros.sim.gl import SimError  # costs no more than the standard library
 
     if isinstance(error, (ValueError, SimError)):
-        text = str(error)
-    elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("flow_policy_ros"):
-        text = f"'{PROGRAM} {command}' needs the Python package '{error.name}', which is missing; run 'make setup'."
-    elif isinstance(error, ImportError):
-        text = str(error)
-    elif isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}."
-    else:
-        text = (
-            f"{type(error).__name__}: {error}. This is a bug in {PROGRAM} {command}; "
-            "run it again with FLOW_POLICY_DEBUG=1 for the traceback to report."
-        )
-    return " ".join(text.split())
+        return str(error)
+    if isinstance(error, ImportError):
+        if isinstance(error, ModuleNotFoundError) and not (error.name or PROGRAM).startswith(PROGRAM):
+            return f"'{PROGRAM} {command}' needs the Python package '{error.name}', which is missing; run 'make setup'."
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return None
 
 
-def _refuse(paragraph: str) -> int:
-    print(f"error: {paragraph}", file=sys.stderr)
+def _refuse(text: str) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return 2

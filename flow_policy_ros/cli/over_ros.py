@@ -91,7 +91,7 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "lockstep.seed": loaded.stack.latency_seed,
         "lockstep.latency": "" if realtime or loaded.profile is None else str(loaded.profile.resolve()),
     }
-    policy = {
+    policy: dict[str, str | int | float | bool] = {
         "policy.checkpoint": str(selection.checkpoint.resolve()),
         "policy.steps": selection.steps,
         "policy.seed": selection.policy_seed,
@@ -102,7 +102,7 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         NodeSpec("command_node", {**shared, "command.limit_scale": selection.limit_scale}),
     ]
     if loaded.stack.perception is not None and selection.detector is not None:
-        detector = {"perception.detector": str(selection.detector.resolve())}
+        detector: dict[str, str | int | float | bool] = {"perception.detector": str(selection.detector.resolve())}
         specs.append(NodeSpec("perception_node", {**shared, **detector}))
     return specs
 
@@ -162,7 +162,7 @@ def outcome_of(seen: Seen, record: EpisodeRecord, realtime: bool) -> EpisodeResu
         positions=record.position,
         states=[state.upper() for state in record.states],
         chunks=len(record.chunks),
-        stale=list(seen.stale.values()),
+        stale=seen.stale,
         statistics=statistics_of(seen.reports.get("command", {}), None),
         durations_ms=durations,
     )

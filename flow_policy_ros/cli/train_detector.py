@@ -53,30 +53,25 @@ def main(argv: list[str]) -> int:
     """Returns 0; bad input raises ``ValueError``- or ``SimError``-derived errors."""
     import tyro
 
-    return run(
-        tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy train-detector"), argv
-    )
+    return run(tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy train-detector"), argv)
 
 
 def run(arguments: Arguments, argv: list[str]) -> int:
     """Train, measure, save."""
+    import numpy as np
     import torch
 
+    from flow_policy_ros.training.progress import ProgressBar
     from flow_policy_ros.vision.dataset import DatasetError, read_yolo_folder
     from flow_policy_ros.vision.detector import DetectorError, load_detector
     from flow_policy_ros.vision.detector_quality import measure
-    from flow_policy_ros.vision.training import Schedule, add_metrics, architecture_of, save_detector, train
+    from flow_policy_ros.vision.training import Progress, Schedule, add_metrics, architecture_of, save_detector, train
 
     if (arguments.episodes is None) == (arguments.dataset is None):
-        raise DatasetError(
-            "give either --episodes (a folder of recorded episodes) or --dataset (a YOLO folder), one of the two."
-        )
+        raise DatasetError("give either --episodes (a folder of recorded episodes) or --dataset (a YOLO folder), one of the two.")
     if arguments.image_size < 64 or arguments.image_size % 32:
         raise DetectorError(f"--image-size is {arguments.image_size}, expected a multiple of 32 from 64 up.")
-    if (
-        min(arguments.images, arguments.epochs, arguments.batch, arguments.threads) < 1
-        or not arguments.learning_rate > 0
-    ):
+    if min(arguments.images, arguments.epochs, arguments.batch, arguments.threads) < 1 or not arguments.learning_rate > 0:
         raise DetectorError("--images, --epochs, --batch, --threads and --learning-rate must be above zero.")
     torch.set_num_threads(arguments.threads)
     architecture = architecture_of(arguments.model)
@@ -87,16 +82,16 @@ def run(arguments: Arguments, argv: list[str]) -> int:
     schedule = Schedule(epochs=arguments.epochs, batch=arguments.batch, learning_rate=arguments.learning_rate)
     losses: list[float] = []
     started = time.monotonic()
-    with _progress("training") as (bar, row):
+    bar = ProgressBar(max(1, len(training.images) // arguments.batch) * arguments.epochs, done=0)
 
-        def report(progress: Any) -> None:
-            losses.append(progress.loss)
-            recent = sum(losses[-50:]) / len(losses[-50:])
-            bar.update(row, total=progress.steps, completed=progress.step, note=f"loss {recent:.3f}")
+    def report(progress: Progress) -> None:
+        losses.append(progress.loss)
+        bar.update(progress.step, f"loss {np.mean(losses[-50:]):.3f}")
 
-        network = train(training, architecture, arguments.image_size, schedule, arguments.seed, report)
+    network = train(training, architecture, arguments.image_size, schedule, arguments.seed, report)
+    bar.close()
     seconds = time.monotonic() - started
-    loss = sum(losses[-50:]) / len(losses[-50:])
+    loss = float(np.mean(losses[-50:]))
     how = {
         "command": "flow_policy train-detector " + shlex.join(argv),
         "images": len(training.images),
@@ -152,9 +147,7 @@ def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
         (order[n_held_out:], arguments.images, "rendering"),
         (order[:n_held_out], max(1, arguments.images // 5), "rendering held-out"),
     ):
-        picks = [
-            (e := episodes[int(generator.choice(chosen))], int(generator.integers(len(e.stamps)))) for _ in range(count)
-        ]
+        picks = [(e := episodes[int(generator.choice(chosen))], int(generator.integers(len(e.stamps)))) for _ in range(count)]
         parts.append(_render_frames(simulated, picks, name))
     simulated.close()
     return parts[0], parts[1]
@@ -162,6 +155,7 @@ def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
 
 def _render_frames(simulated: Any, picks: list[tuple[Any, int]], name: str) -> LabelledImages:
     import numpy as np
+    from rich.progress import track
 
     from flow_policy_ros.sim.labels import CLASSES, label_boxes
     from flow_policy_ros.sim.segmentation import Segmentation
@@ -171,51 +165,15 @@ def _render_frames(simulated: Any, picks: list[tuple[Any, int]], name: str) -> L
     classes = CLASSES[task]
     segmentation = Segmentation(simulated.model, width, height, task)
     images, boxes = [], []
-    with _progress(name) as (bar, row):
-        for episode, tick in picks:
-            simulated.set_sim_state({field: values[tick] for field, values in episode.sim_state.items()})
-            visible = segmentation.masks(simulated.data, simulated.camera_id)
-            labels = label_boxes(simulated.model, simulated.data, simulated.camera_id, width, height, task, visible)
-            rows = [(classes.index(label.class_name), *label.xyxy) for label in labels]
-            images.append(simulated.render())
-            boxes.append(np.array(rows, dtype=np.float32).reshape(-1, 5))
-            bar.update(row, total=len(picks), advance=1, note="")
+    for episode, tick in track(picks, description=name):
+        simulated.set_sim_state({field: values[tick] for field, values in episode.sim_state.items()})
+        visible = segmentation.masks(simulated.data, simulated.camera_id)
+        labels = label_boxes(simulated.model, simulated.data, simulated.camera_id, width, height, task, visible)
+        rows = [(classes.index(label.class_name), *label.xyxy) for label in labels]
+        images.append(simulated.render())
+        boxes.append(np.array(rows, dtype=np.float32).reshape(-1, 5))
     segmentation.close()
     return LabelledImages(classes, images, boxes)
-
-
-class _progress:
-    """A progress line with rate and time left: ``with _progress(name) as (bar, row)``."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )  # fmt: skip
-        self._name = name
-
-    def __enter__(self) -> tuple[_progress, Any]:
-        self._row = self._bar.add_task(self._name, total=None, rate="", note="")
-        self._bar.start()
-        return self, self._row
-
-    def update(self, row: Any, **fields: Any) -> None:
-        speed = self._bar.tasks[row].speed
-        self._bar.update(row, rate=f"{speed:.1f}/s" if speed else "", **fields)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
 
 
 def _preview(detector: Any, data: LabelledImages, path: Path) -> None:
@@ -236,9 +194,7 @@ def _print_table(metrics: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}"
-    )
+    table = Table(title=f"{metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}")
     for column in ("class", "labelled", "recall", "precision", "centre error px: median", "mean", "p95"):
         table.add_column(column)
     for name, entry in metrics["classes"].items():

@@ -53,11 +53,14 @@ def load(selection: Selection, latency: str) -> Loaded:
     Raises ``ValueError``-derived errors that name the file and the remedy.
     """
     robot = load_robot(selection.robot)
-    policy_parameters = replace(
-        from_flat(PolicyParameters, "policy", robot.parameters),
-        checkpoint=str(selection.checkpoint), steps=selection.steps, seed=selection.policy_seed,
-    )
-    command_parameters = replace(from_flat(CommandParameters, "command", robot.parameters), limit_scale=selection.limit_scale)
+    chosen = {
+        "policy.checkpoint": str(selection.checkpoint),
+        "policy.steps": selection.steps,
+        "policy.seed": selection.policy_seed,
+        "command.limit_scale": selection.limit_scale,
+    }
+    policy_parameters = from_flat(PolicyParameters, "policy", {**robot.parameters, **chosen})
+    command_parameters = from_flat(CommandParameters, "command", {**robot.parameters, **chosen})
     torch.set_num_threads(policy_parameters.threads)
     policy = FlowPolicy.load(selection.checkpoint)
     policy.contract.check_robot(robot)

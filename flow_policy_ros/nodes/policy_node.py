@@ -70,6 +70,7 @@ class PolicyNode(ClosableNode):
         self._ages = LatencyTracker()
         self._chunks = 0
         self._malformed: dict[str, int] = {}
+        self._said: set[str] = set()  # kinds of refusals that the log has
         self._foreign: dict[str, str] = {}  # stream → why its features are not those of the training
         self._problem: str | None = "no sample yet"
         self._lockstep: PolicyLockstep | None = None
@@ -165,8 +166,8 @@ class PolicyNode(ClosableNode):
         self._malformed[kind] = self._malformed.get(kind, 0) + 1
 
     def _say_once(self, kind: str, error: Exception) -> None:
-        if kind not in self._malformed:
-            self._malformed[kind] = 0
+        if kind not in self._said:
+            self._said.add(kind)
             self.get_logger().warning(f"refused: {error}")
 
     def _answer(self, stamp: int, product: Chunk | Stale | None, duration_ms: float) -> None:

@@ -23,6 +23,8 @@ from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState
 
 SOMETHING = ("chunk", "command")
 """``frame_id`` of a lockstep word that announces a product."""
+STALE = "stale"
+"""``frame_id`` of the policy's lockstep word when a chunk was due and an input was too old."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,16 @@ class SimStatus:
 class Seen:
     """One episode. Arrays are in the robot file's joint order, rad or m; keys are stamps in ns, ascending.
 
-    ``durations_ms`` of sampling by chunk stamp; ``stale`` why no chunk was sampled, by stamp; ``success_step`` when the
-    task was first solved; ``reports`` the newest diagnostics (name → key → value); ``states`` (stamp, state) changes.
+    ``durations_ms`` of sampling by chunk stamp; ``stale`` one entry for each time that a chunk was due and none could be
+    sampled (in real time: for each report that says so); ``success_step`` when the task was first solved; ``reports``
+    the newest diagnostics (name → key → value); ``states`` (stamp, state) changes.
     """
 
     positions: dict[int, FloatArray]
     commands: dict[int, FloatArray]
     chunks: list[Chunk]
     durations_ms: dict[int, float]
-    stale: dict[int, str]
+    stale: list[str]
     frames: list[tuple[int, NDArray[np.uint8]]]
     states: list[tuple[int, str]]
     success_step: int | None
@@ -68,6 +71,7 @@ class Collector:
         self.features = 0  # messages in this episode
         self.begin()
         self._robot = robot
+        self._lockstep = lockstep
         reliable = qos.reader(lockstep=True)  # an onlooker is not to miss anything, in real time either
         camera = robot.cameras[0].topic if robot.cameras else None
         topics: list[tuple[type, str, Callable[..., None], object]] = [
@@ -101,7 +105,7 @@ class Collector:
         self._commands: dict[int, FloatArray] = {}
         self._chunks: dict[int, Chunk] = {}
         self._info: dict[int, dict[str, str]] = {}
-        self._stale: dict[int, str] = {}
+        self._stale: dict[int, str] = {}  # by stamp
         self._frames: dict[int, NDArray[np.uint8]] = {}
         self._states: list[tuple[int, str]] = []
         self._policy_words: dict[int, bool] = {}
@@ -133,7 +137,7 @@ class Collector:
             commands={s: c for s, c in sorted(self._commands.items()) if within(s)},
             chunks=chunks,
             durations_ms={c.stamp: float(self._info[c.stamp]["duration_ms"]) for c in chunks if c.stamp in self._info},
-            stale={s: reason for s, reason in sorted(self._stale.items()) if within(s)},
+            stale=[reason for _, reason in sorted(self._stale.items())],
             frames=[(s, f) for s, f in sorted(self._frames.items()) if within(s)],
             states=list(self._states),
             success_step=self._success_step,
@@ -180,13 +184,13 @@ class Collector:
 
     def _on_chunk_info(self, message: DiagnosticStatus) -> None:
         info = values(message)
-        if message.level == DiagnosticStatus.OK:
-            self._info[int(info["stamp"])] = info
-        else:
-            self._stale[int(info["stamp"])] = message.message
+        self._info[int(info["stamp"])] = info
 
     def _on_policy_word(self, word: Header) -> None:
-        self._policy_words[from_time(word.stamp)] = word.frame_id in SOMETHING
+        stamp = from_time(word.stamp)
+        self._policy_words[stamp] = word.frame_id in SOMETHING
+        if word.frame_id == STALE:
+            self._stale[stamp] = self.messages.get("policy", "an input was too old")
 
     def _on_command_word(self, word: Header) -> None:
         self._command_words[from_time(word.stamp)] = word.frame_id in SOMETHING
@@ -213,6 +217,8 @@ class Collector:
         for status in message.status:
             report = values(status)
             self.reports[status.name], self.messages[status.name] = report, status.message
+            if status.name == "policy" and not self._lockstep and status.message.startswith("no chunk"):
+                self._stale[from_time(message.header.stamp)] = status.message
             if status.name == "command":
                 # A report between two changes of state is newer than what it says of the change.
                 stamp = int(report["state_since"]) if "state_since" in report else max(self._commands, default=0)

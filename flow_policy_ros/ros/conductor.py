@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import rclpy
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.client import Client
 from rclpy.context import Context
-from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
@@ -46,28 +47,26 @@ class Conductor:
         self.processes = NodeProcesses(specs, self._environment)
 
     def __enter__(self) -> Conductor:
-        self.processes.__enter__()
-        try:
-            self._join()
+        with ExitStack() as stack:
+            stack.enter_context(self.processes)
+            self._join(stack)
             self._wait_until_up()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.processes.__exit__()
-        if hasattr(self, "_node"):
-            self._executor.shutdown()
-            self._node.destroy_node()
-            self._context.try_shutdown()
+        self._closing.close()
 
-    def _join(self) -> None:
-        self._context = Context()
+    def _join(self, stack: ExitStack) -> None:
+        """This process as a node among them."""
+        context = Context()
         with environment_variables(self._environment):
-            rclpy.init(context=self._context, domain_id=int(self._environment["ROS_DOMAIN_ID"]))
-        self._node = rclpy.create_node("conductor", context=self._context)
-        self._executor = _executor(self._context)
+            rclpy.init(context=context, domain_id=int(self._environment["ROS_DOMAIN_ID"]))
+        stack.callback(context.try_shutdown)
+        self._node = rclpy.create_node("conductor", context=context)
+        stack.callback(self._node.destroy_node)
+        self._executor = SingleThreadedExecutor(context=context)
+        stack.callback(self._executor.shutdown)
         self._executor.add_node(self._node)
         self._collector = Collector(self._node, self._robot, self._perception, lockstep=not self._realtime)
         self._reset = {n: self._node.create_client(Trigger, f"{n}/reset") for n in ("command", "policy", "sim")}
@@ -194,12 +193,3 @@ class Conductor:
             f"episode. The perception node says: {self._collector.messages.get('perception', 'nothing')}. Check the "
             "camera's topic in the robot file and that nothing remaps it."
         )
-
-
-def _executor(context: Context) -> Executor:
-    """The executor that costs least, where there is a choice."""
-    try:
-        from rclpy.experimental import EventsExecutor
-    except ImportError:
-        return SingleThreadedExecutor(context=context)
-    return EventsExecutor(context=context)

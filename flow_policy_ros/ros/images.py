@@ -93,5 +93,3 @@ def _rows(what: str, message: Image, used: int) -> NDArray[np.uint8]:
         )
     rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
     return rows[:, :used].copy()
-
-

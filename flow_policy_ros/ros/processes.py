@@ -58,7 +58,7 @@ class NodeProcesses:
     def __enter__(self) -> NodeProcesses:
         try:
             for spec in self.specs:
-                self._output[spec.name] = output = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+                self._output[spec.name] = output = tempfile.TemporaryFile()  # closed in __exit__
                 # A session of its own: Ctrl-C reaches this process alone, which then ends them in order.
                 self._children[spec.name] = subprocess.Popen(
                     spec.command(), env=self._environment, stdin=subprocess.DEVNULL, stdout=output,

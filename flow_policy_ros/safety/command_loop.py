@@ -37,7 +37,8 @@ class CommandTick:
 class CommandStatistics:
     """Counts since construction: ``interventions[kind][joint]``, ``rejections[kind]``, ``faults[name]``, ticks.
 
-    ``ticks_limited`` counts the active ticks in which a limit changed at least one joint.
+    ``ticks_limited`` counts the active ticks in which a limit changed at least one joint, ``joint_ticks_limited`` the
+    changed joints of all ticks.
     """
 
     ticks: int
@@ -46,6 +47,7 @@ class CommandStatistics:
     interventions: dict[str, dict[str, int]]
     rejections: dict[str, int]
     faults: dict[str, int]
+    joint_ticks_limited: int = 0
 
 
 class CommandLoop:
@@ -65,6 +67,7 @@ class CommandLoop:
         self._ticks = 0
         self._ticks_active = 0
         self._ticks_limited = 0
+        self._joint_ticks_limited = 0
         self._interventions = {kind: np.zeros(len(robot.joints), dtype=np.int64) for kind in KINDS}
 
     @property
@@ -120,7 +123,9 @@ class CommandLoop:
                 self._guard.move(GuardState.ACTIVE)
                 self._ticks_active += 1
                 interventions = step.interventions
-                self._ticks_limited += any(acted.any() for acted in interventions.values())
+                limited = int(np.count_nonzero(np.logical_or.reduce(list(interventions.values()))))
+                self._ticks_limited += limited > 0
+                self._joint_ticks_limited += limited
                 for kind, acted in interventions.items():
                     self._interventions[kind] += acted
         setpoint = None
@@ -157,6 +162,7 @@ class CommandLoop:
             {k: dict(zip(joints, map(int, counts), strict=True)) for k, counts in self._interventions.items()},
             dict(self.rejections),
             dict(self._guard.counts),
+            self._joint_ticks_limited,
         )
 
     def _watch(self, now: int) -> None:

@@ -35,8 +35,7 @@ class LabelledImages:
         n = min(max(1, round(held_out * len(order))), len(order) - 1)
         parts = (order[n:], order[:n])
         first, second = (
-            LabelledImages(self.classes, [self.images[i] for i in part], [self.boxes[i] for i in part])
-            for part in parts
+            LabelledImages(self.classes, [self.images[i] for i in part], [self.boxes[i] for i in part]) for part in parts
         )
         return first, second
 
@@ -48,9 +47,7 @@ def read_yolo_folder(folder: str | Path) -> LabelledImages:
         names = yaml.safe_load((folder / "data.yaml").read_text())["names"]
         classes = tuple(str(names[i]) for i in range(len(names)))
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{folder / 'data.yaml'} cannot be read ({error!r}); it must list the classes under 'names'."
-        ) from error
+        raise DatasetError(f"{folder / 'data.yaml'} cannot be read ({error!r}); it must list the classes under 'names'.") from error
     paths = sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if len(paths) < 2:
         raise DatasetError(f"{folder / 'images'} holds {len(paths)} images (.png, .jpg), expected at least 2.")
@@ -60,9 +57,7 @@ def read_yolo_folder(folder: str | Path) -> LabelledImages:
         if picture is None:
             raise DatasetError(f"{path} is not an image that OpenCV can read; remove or replace it.")
         images.append(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8))
-        boxes.append(
-            _read_label(folder / "labels" / f"{path.stem}.txt", len(classes), picture.shape[1], picture.shape[0])
-        )
+        boxes.append(_read_label(folder / "labels" / f"{path.stem}.txt", len(classes), picture.shape[1], picture.shape[0]))
     return LabelledImages(classes, images, boxes)
 
 
@@ -75,13 +70,11 @@ def _read_label(path: Path, classes: int, width: int, height: int) -> FloatRows:
     except ValueError as error:
         raise DatasetError(f"{path} is malformed ({error}); each line must hold 'class cx cy w h'.") from error
     if not ((rows[:, 0] >= 0) & (rows[:, 0] < classes)).all() or not ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1)).all():
-        raise DatasetError(
-            f"{path}: a class outside 0…{classes - 1} or a coordinate outside 0…1; coordinates are fractions."
-        )
+        raise DatasetError(f"{path}: a class outside 0…{classes - 1} or a coordinate outside 0…1; coordinates are fractions.")
     c, x, y, w, h = rows.T
-    return np.stack(
-        [c, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], axis=1
-    ).astype(np.float32)
+    return np.stack([c, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], axis=1).astype(
+        np.float32
+    )
 
 
 def write_yolo_folder(data: LabelledImages, folder: str | Path) -> None:
@@ -112,9 +105,7 @@ def fit(image: NDArray[np.uint8], rows: FloatRows, size: int) -> tuple[NDArray[n
     return square, moved
 
 
-def augment(
-    image: NDArray[np.uint8], rows: FloatRows, generator: np.random.Generator
-) -> tuple[NDArray[np.uint8], FloatRows]:
+def augment(image: NDArray[np.uint8], rows: FloatRows, generator: np.random.Generator) -> tuple[NDArray[np.uint8], FloatRows]:
     """A slightly moved, scaled, relit copy of a square image (S, S, 3) with boxes (K, 5).
 
     Never mirrored: a mirrored right hand is a left hand, and thumb and fingers would change places. Half of the copies

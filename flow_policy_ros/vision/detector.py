@@ -44,17 +44,9 @@ class Detections:
 
 def check_image(image: NDArray[np.uint8]) -> None:
     """Raises ``DetectorError`` unless ``image`` is (H, W, 3) uint8."""
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or not image.size
-    ):
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DetectorError(
-            f"image is {given}, expected uint8 of shape (height, width, 3), RGB; convert it before detection."
-        )
+        raise DetectorError(f"image is {given}, expected uint8 of shape (height, width, 3), RGB; convert it before detection.")
 
 
 class Detector:
@@ -126,9 +118,7 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], f
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     square = np.full((size, size, 3), PAD_GREY, dtype=np.uint8)
     top, left = (size - inner_h) // 2, (size - inner_w) // 2
-    square[top : top + inner_h, left : left + inner_w] = cv2.resize(
-        image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR
-    )
+    square[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
     return square, scale, left, top
 
 
@@ -155,13 +145,9 @@ def load_detector(path: str | Path, allow_pickle: bool = False, confidence: floa
             f"no detector at {path}: expected a folder with model.safetensors, architecture.yaml and detector.json, as "
             "'flow_policy train-detector' writes it. Set the parameter perception.detector to it."
         )
-    missing = [
-        name for name in ("model.safetensors", "architecture.yaml", "detector.json") if not (path / name).is_file()
-    ]
+    missing = [name for name in ("model.safetensors", "architecture.yaml", "detector.json") if not (path / name).is_file()]
     if missing:
-        raise DetectorError(
-            f"detector folder {path} lacks {', '.join(missing)}; make it anew with 'flow_policy train-detector'."
-        )
+        raise DetectorError(f"detector folder {path} lacks {', '.join(missing)}; make it anew with 'flow_policy train-detector'.")
     try:
         content = json.loads((path / "detector.json").read_text())
         classes, image_size = tuple(content["classes"]), int(content["image_size"])

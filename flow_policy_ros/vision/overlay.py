@@ -18,11 +18,7 @@ _COLOURS = (
 def draw(image: NDArray[np.uint8], found: Detections, classes: tuple[str, ...], scale: int = 1) -> NDArray[np.uint8]:
     """A copy of the RGB image (H, W, 3), enlarged ``scale`` times, with boxes, class names and scores."""
     height, width = image.shape[:2]
-    canvas = (
-        cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
-        if scale > 1
-        else image.copy()
-    )
+    canvas = cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_NEAREST) if scale > 1 else image.copy()
     for box, score, c in zip(found.boxes, found.scores, found.classes, strict=True):
         colour = _COLOURS[int(c) % len(_COLOURS)]
         x1, y1, x2, y2 = (round(v * scale) for v in box.tolist())

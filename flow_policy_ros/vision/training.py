@@ -77,7 +77,6 @@ def train(
     generator = np.random.default_rng([seed, 2])
     network = build_network(architecture, data.classes).to(memory_format=torch.channels_last).train()
     network.args = get_cfg()  # the loss reads its weights there
-    _expect_objects(network.model[-1], image_size)
     average = copy.deepcopy(network).eval()
     squares = [fit(image, rows, image_size) for image, rows in zip(data.images, data.boxes, strict=True)]
     per_epoch = max(1, len(squares) // schedule.batch)
@@ -102,18 +101,6 @@ def train(
     return average
 
 
-def _expect_objects(head: Any, image_size: int) -> None:
-    """Raise the scores that an untrained head gives from those fit for an image of 640 px to this size's.
-
-    A smaller image has fewer cells, so that more of them hold an object; without this the first hundreds of steps do
-    little but find that out.
-    """
-    with torch.no_grad():
-        for branches in (head.cv3, getattr(head, "one2one_cv3", None) or ()):
-            for branch in branches:
-                branch[-1].bias += 2 * np.log(640 / image_size)
-
-
 def _rate(done: float, warmup: float) -> float:
     """Factor on the learning rate after a fraction ``done`` of the steps: a linear rise, then half a cosine to 1 %."""
     if done < warmup:
@@ -130,9 +117,7 @@ def _batch(pairs: list[tuple[Any, Any]], size: int) -> dict[str, torch.Tensor]:
         "img": pixels,
         "cls": rows[:, :1],
         "bboxes": torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1),
-        "batch_idx": torch.repeat_interleave(
-            torch.arange(len(pairs)), torch.tensor([len(rows) for _, rows in pairs])
-        ).float(),
+        "batch_idx": torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor([len(rows) for _, rows in pairs])).float(),
     }
 
 
