@@ -1,7 +1,4 @@
-"""What tests with real nodes share: processes that are started and ended, and a node that listens and speaks for the test.
-
-Run as a program it is a stand-in for the policy process: chunks on ``policy/chunk`` that keep one joint moving.
-"""
+"""What tests with real nodes share: processes that are started and ended, and a node that listens and speaks for the test."""
 
 from __future__ import annotations
 
@@ -19,24 +16,24 @@ import numpy as np
 import pytest
 import yaml
 
-rclpy = pytest.importorskip("rclpy") if __name__ != "__main__" else __import__("rclpy")
+pytest.importorskip("rclpy")
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState as JointStateMsg
+from std_srvs.srv import Trigger
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.qos import QoSProfile  # noqa: E402
-from sensor_msgs.msg import JointState as JointStateMsg  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
-
-from flow_policy_ros.ros import qos  # noqa: E402
-from flow_policy_ros.ros.messages import chunk_to_message, from_time, joint_state_to_message  # noqa: E402
-from flow_policy_ros.runtime.types import Chunk, JointState  # noqa: E402
+from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.messages import joint_state_to_message
+from flow_policy_ros.runtime.types import JointState
 
 T = TypeVar("T")
 PATIENCE_S = 30.0  # a machine with other work on it; nothing is asserted about how long something took
 UNHURRIED = {"command__joint_state_max_age_s": 8.0}
 """For tests that are not about stale joint states: a busy machine must not make them fail."""
+CHUNK_PUBLISHER = Path(__file__).with_name("ros_chunk_publisher.py")
 JOINTS = ("shoulder", "elbow")
 VELOCITY, ACCELERATION = 2.0, 20.0
 
@@ -109,7 +106,7 @@ class Launcher:
 
     def chunks(self, robot_file: Path, joint: str, velocity: float) -> Child:
         """The stand-in for the policy: moves ``joint`` to and fro, with ``velocity`` (rad/s) in the middle."""
-        return self._start([sys.executable, __file__, str(robot_file), joint, str(velocity)], "chunk_publisher")
+        return self._start([sys.executable, str(CHUNK_PUBLISHER), str(robot_file), joint, str(velocity)], "chunk_publisher")
 
     def _start(self, command: list[str], name: str) -> Child:
         child = Child(command, self._folder / f"{len(self._children)}_{name}.log")
@@ -148,7 +145,7 @@ class Inbox(Generic[T]):
 
     def wait_count(self, count: int) -> None:
         """Until ``count`` messages have come."""
-        self.wait_for(lambda _: len(self.messages) >= count, what=f"expected {count} messages")
+        self.wait_for(lambda _: len(self.messages) >= count)
 
 
 class Ears:
@@ -271,35 +268,3 @@ def ears_fixture() -> Iterator[Ears]:
         yield result
     finally:
         result.close()
-
-
-def publish_chunks(robot_file: str, joint: str, velocity: float, amplitude: float = 0.5) -> None:
-    """Chunks of 16 points, 10 ms apart, at 12.5 Hz: a sine (rad) about the first position seen."""
-    from flow_policy_ros.runtime.robot import load_robot
-
-    joints = load_robot(robot_file).joints
-    rclpy.init()
-    node = Node("chunk_publisher")
-    publisher = node.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
-    first: list[tuple[int, np.ndarray]] = []
-    last = [0]
-
-    def on_joint_state(message: JointStateMsg) -> None:
-        stamp = from_time(message.header.stamp)
-        if not first:
-            row = dict(zip(message.name, message.position, strict=True))
-            first.append((stamp, np.array([row[j] for j in joints])))
-        if stamp - last[0] < 80_000_000:
-            return
-        last[0] = stamp
-        seconds = (stamp - first[0][0]) / 1e9 + 0.01 * np.arange(16)
-        positions = np.tile(first[0][1], (16, 1))
-        positions[:, joints.index(joint)] += amplitude * np.sin(velocity / amplitude * seconds)
-        publisher.publish(chunk_to_message(Chunk(stamp, 10_000_000, joints, positions)))
-
-    node.create_subscription(JointStateMsg, "joint_states", on_joint_state, qos.reader(lockstep=False))
-    rclpy.spin(node)
-
-
-if __name__ == "__main__":
-    publish_chunks(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -198,6 +198,7 @@ def test_command_trains_on_a_yolo_folder(tmp_path, capsys):
     described = json.loads((tmp_path / "out" / "detector.json").read_text())
     assert described["metrics"] == figures["validation"]
     assert "--dataset" in described["training"]["command"]
+    assert "| square | " in (tmp_path / "out" / "README.md").read_text()
     assert (tmp_path / "out" / "preview.jpg").stat().st_size > 1000
     assert "mAP50" in capsys.readouterr().out
 

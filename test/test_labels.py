@@ -187,6 +187,18 @@ def test_the_command_labels_frames_of_recorded_episodes(tmp_path):
         train_detector.main([*arguments, "--task", "pen"])
 
 
+def test_frames_come_from_where_the_hand_moves():
+    """Ten moving ticks, then ninety at rest: uniform sampling alone would take a tenth from the motion."""
+    position = np.zeros((100, 1))
+    position[:, 0] = np.minimum(np.arange(100), 10)
+    stamps = np.arange(100) * 10
+    episode = Episode("door", 0, True, 10, stamps, ("j",), position, position, position)
+    generator = np.random.default_rng(0)
+    ticks = np.array([train_detector._pick(episode, generator)[1] for _ in range(400)])
+    assert 0.45 < (ticks <= 10).mean() < 0.65
+    assert ticks.min() == 0 and ticks.max() == 99
+
+
 def test_an_unknown_task_is_refused(scene):
     with pytest.raises(SimError, match="'juggle'"):
         label_boxes(scene.model, scene.data, scene.camera_id, WIDTH, HEIGHT, "juggle")

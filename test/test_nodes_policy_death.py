@@ -37,7 +37,6 @@ def test_death_of_the_policy_process(launcher: Launcher, ears: Ears, root: Path)
     executed.wait_for(lambda m: m.velocity[column] > 0.75 * SPEED, what="the stand-in did not move the joint")
     policy.send(signal.SIGKILL)
     policy.wait()
-    killed = len(executed.messages)
 
     holding = diagnostics.wait_for(lambda s: values(s).get("state") == "holding", after=len(diagnostics.messages))
     assert values(holding)["faults"] == ""
@@ -48,8 +47,7 @@ def test_death_of_the_policy_process(launcher: Launcher, ears: Ears, root: Path)
     assert (positions >= limits.lower).all() and (positions <= limits.upper).all()
     assert (np.abs(velocity) <= limits.velocity * (1 + 1e-6)).all()
     assert (np.abs(np.diff(velocity, axis=0)) / 0.01 <= limits.acceleration * (1 + 1e-6)).all()
-    assert np.abs(velocity[killed - 50 :, column]).max() > 0.5 * SPEED  # it was moving
-    assert np.ptp(positions[-30:], axis=0).max() == 0.0  # and holds, not at zero but where it came to rest
+    assert np.ptp(positions[-30:], axis=0).max() == 0.0  # holds, not at zero but where it came to rest
     assert abs(positions[-1, column] - positions[0, column]) > 0.05
 
     assert sim.alive() and command.alive()

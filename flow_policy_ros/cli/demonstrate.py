@@ -49,7 +49,7 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.data.episodes import Episode
     from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
-    from flow_policy_ros.sim.demonstrate import demonstrate
+    from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
     from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from flow_policy_ros.data.episodes import Episode
     from flow_policy_ros.vision.dataset import LabelledImages
 
 HELP = "train an object detector on simulated frames or on a YOLO dataset"
@@ -20,7 +23,7 @@ class Arguments:
     """Train an object detector on simulated frames that label themselves, or on a YOLO dataset. Uses no network."""
 
     out: Path
-    """Folder for the detector (model.safetensors, architecture.yaml, detector.json, preview.jpg)."""
+    """Folder for the detector (model.safetensors, architecture.yaml, detector.json, README.md, preview.jpg)."""
     task: str = "door"
     """Simulated task whose objects are detected: door, hammer, pen or relocate."""
     episodes: Path | None = None
@@ -104,6 +107,7 @@ def run(arguments: Arguments, argv: list[str]) -> int:
     detector = load_detector(arguments.out, threads=arguments.threads)  # what is measured is what was written
     metrics = measure(detector, held_out)
     add_metrics(arguments.out, metrics)
+    write_readme(arguments.out)
     _preview(detector, held_out, arguments.out / "preview.jpg")
     _print_table(metrics)
     figures = {
@@ -147,13 +151,26 @@ def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
         (order[n_held_out:], arguments.images, "rendering"),
         (order[:n_held_out], max(1, arguments.images // 5), "rendering held-out"),
     ):
-        picks = [(e := episodes[int(generator.choice(chosen))], int(generator.integers(len(e.stamps)))) for _ in range(count)]
+        picks = [_pick(episodes[int(generator.choice(chosen))], generator) for _ in range(count)]
         parts.append(_render_frames(simulated, picks, name))
     simulated.close()
     return parts[0], parts[1]
 
 
-def _render_frames(simulated: Any, picks: list[tuple[Any, int]], name: str) -> LabelledImages:
+def _pick(episode: Episode, generator: Generator) -> tuple[Episode, int]:
+    """A tick of an episode: half of them uniform in time, half uniform along the joints' path.
+
+    A hand that has done its work rests for many ticks that look alike; the moving ones are those that matter.
+    """
+    import numpy as np
+
+    path = np.cumsum(np.linalg.norm(np.diff(episode.position, axis=0, prepend=episode.position[:1]), axis=1))
+    if generator.random() < 0.5 or path[-1] == 0:
+        return episode, int(generator.integers(len(path)))
+    return episode, int(np.searchsorted(path, generator.random() * path[-1]))
+
+
+def _render_frames(simulated: Any, picks: list[tuple[Episode, int]], name: str) -> LabelledImages:
     import numpy as np
     from rich.progress import track
 
@@ -190,6 +207,37 @@ def _preview(detector: Any, data: LabelledImages, path: Path) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
+def write_readme(folder: Path) -> None:
+    """How the detector in ``folder`` was made and how good it is, from its ``detector.json``."""
+    content = json.loads((folder / "detector.json").read_text())
+    made, metrics = content["training"], content["metrics"]
+    lines = [
+        f"# Detector: {content['model']} at {content['image_size']} px",
+        "",
+        f"Made by `{made['command']}`: {made['images']} images, {made['steps']} steps, {made['wall_s']:.0f} s. The",
+        "architecture is ultralytics' (AGPL-3.0); the weights were trained from scratch. `preview.jpg` shows detections on",
+        "held-out frames.",
+        "",
+        f"On {metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}. Recall and",
+        "precision are those of the best detection of each class; errors of its centre are in pixels.",
+        "",
+        "| class | labelled | recall | precision | median | mean | 95th percentile |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in _rows(metrics)]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _rows(metrics: dict[str, Any]) -> list[list[str]]:
+    """One row of text per class: name, labelled, recall, precision and the centre error's median, mean and p95."""
+    rows = []
+    for name, entry in metrics["classes"].items():
+        error = entry.get("centre_error_px", {})
+        numbers = [entry["recall"], entry["precision"], *(error.get(k) for k in ("median", "mean", "p95"))]
+        rows.append([name, str(entry["labelled"]), *("–" if v is None else f"{v:.2f}" for v in numbers)])
+    return rows
+
+
 def _print_table(metrics: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -197,8 +245,6 @@ def _print_table(metrics: dict[str, Any]) -> None:
     table = Table(title=f"{metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}")
     for column in ("class", "labelled", "recall", "precision", "centre error px: median", "mean", "p95"):
         table.add_column(column)
-    for name, entry in metrics["classes"].items():
-        error = entry.get("centre_error_px", {})
-        numbers = [entry["recall"], entry["precision"], *(error.get(k) for k in ("median", "mean", "p95"))]
-        table.add_row(name, str(entry["labelled"]), *("–" if v is None else f"{v:.2f}" for v in numbers))
+    for row in _rows(metrics):
+        table.add_row(*row)
     Console().print(table)

@@ -6,6 +6,8 @@ Every import of ultralytics in this package goes through ``import_ultralytics``.
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,9 @@ from flow_policy_ros.vision.torchvision_ops import ensure_torchvision
 
 def import_ultralytics() -> Any:
     """The ultralytics module, offline. Raises ``ImportError`` naming the package when it is not installed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for name, value in {
-        "YOLO_CONFIG_DIR": str(cache / "flow_policy_ros"),  # its settings file, apart from the user's
-        "YOLO_VERBOSE": "false",
-    }.items():
-        os.environ.setdefault(name, value)
-    # Not defaults but decisions: read once, when ultralytics is imported.
-    os.environ.update({"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "ULTRALYTICS_SAFE_LOAD": "1"})
-    Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    if "ultralytics" not in sys.modules:  # it reads these when it is imported
+        os.environ["YOLO_CONFIG_DIR"] = str(_writable_folder())  # its settings file lies apart from the user's own
+        os.environ.update({"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "ULTRALYTICS_SAFE_LOAD": "1", "YOLO_VERBOSE": "false"})
     ensure_torchvision()
     try:
         import ultralytics
@@ -37,3 +33,14 @@ def import_ultralytics() -> Any:
     # Training asks for a font, downloading it when absent; only plots use it, and none are drawn here.
     data_utils.check_font = lambda font=None: None
     return ultralytics
+
+
+def _writable_folder() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flow_policy_ros"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return cache
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="flow_policy_ros_"))

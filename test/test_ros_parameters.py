@@ -1,0 +1,93 @@
+"""Node parameters: declared from the dataclasses, defaults from the robot file, changed all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ros_support import write_robot
+
+pytest.importorskip("rclpy")
+import rclpy
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from flow_policy_ros.ros.parameters import NodeParameters, robot_of
+from flow_policy_ros.runtime.parameters import BLOCKS, CommandParameters, ParameterError, PolicyParameters
+from flow_policy_ros.runtime.robot import RobotFileError, load_robot
+
+
+@pytest.fixture
+def context() -> Iterator[rclpy.Context]:
+    result = rclpy.Context()
+    result.init()
+    yield result
+    result.try_shutdown()
+
+
+def make_node(context: rclpy.Context, **overrides: Any) -> Node:
+    parameters = [Parameter(name.replace("__", "."), value=value) for name, value in overrides.items()]
+    return Node("parameters", context=context, parameter_overrides=parameters)
+
+
+def test_every_parameter_has_description_unit_bounds(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    NodeParameters(node, load_robot(write_robot(tmp_path)), tuple(BLOCKS))
+    for prefix, cls in BLOCKS.items():
+        for field in dataclasses.fields(cls):
+            descriptor = node.describe_parameter(f"{prefix}.{field.name}")
+            assert descriptor.description.startswith(field.metadata["description"])
+            assert not field.metadata["unit"] or descriptor.description.endswith(f"[{field.metadata['unit']}]")
+            assert descriptor.read_only is not field.metadata["live"]
+            if field.metadata["bounds"] is not None:
+                (limits,) = [*descriptor.floating_point_range, *descriptor.integer_range]
+                assert (limits.from_value, limits.to_value) == field.metadata["bounds"]
+            assert all(choice in descriptor.additional_constraints for choice in field.metadata["choices"])
+
+
+def test_robot_file_gives_defaults_and_the_command_line_goes_first(context: rclpy.Context, tmp_path: Path) -> None:
+    robot = load_robot(write_robot(tmp_path))
+    robot = dataclasses.replace(robot, parameters={"command.rate_hz": 250, "command.limit_scale": 0.5})
+    node = make_node(context, command__rate_hz=50)  # an integer, as one writes it
+    block = NodeParameters(node, robot, ("command",)).block(CommandParameters)
+    assert block == CommandParameters(rate_hz=50.0, limit_scale=0.5) and isinstance(block.rate_hz, float)
+
+
+@pytest.mark.parametrize("given", [{"command__rate_hz": 0.0}, {"command__rate_hz": "fast"}, {"command__rate_hz": True}])
+def test_a_bad_value_at_start_is_refused(context: rclpy.Context, tmp_path: Path, given: dict[str, Any]) -> None:
+    node = make_node(context, **given)
+    with pytest.raises(ParameterError, match=r"command\.rate_hz"):
+        NodeParameters(node, load_robot(write_robot(tmp_path)), ("command",))
+
+
+def test_changes_are_all_or_nothing(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    changes: list[tuple[str, object]] = []
+    parameters = NodeParameters(
+        node, load_robot(write_robot(tmp_path)), ("policy",), lambda prefix, block: changes.append((prefix, block))
+    )
+    before = parameters.block(PolicyParameters)
+    too_fast = Parameter("policy.rate_hz", value=1000.0)
+    refused = node.set_parameters_atomically([Parameter("policy.steps", value=3), too_fast])
+    assert not refused.successful and "policy.rate_hz" in refused.reason
+    wrong_type = node.set_parameters_atomically([Parameter("policy.steps", value=3), Parameter("policy.seed", value=1.5)])
+    assert not wrong_type.successful and "expected int" in wrong_type.reason
+    static = node.set_parameters_atomically([Parameter("policy.steps", value=3), Parameter("policy.threads", value=2)])
+    assert not static.successful
+    assert parameters.block(PolicyParameters) == before and not changes
+    assert node.get_parameter("policy.steps").value == before.steps
+
+    both = [Parameter("policy.steps", value=3), Parameter("policy.rate_hz", value=20)]
+    assert node.set_parameters_atomically(both).successful
+    after = dataclasses.replace(before, steps=3, rate_hz=20.0)
+    assert parameters.block(PolicyParameters) == after and changes == [("policy", after)]
+
+
+def test_the_robot_file_must_be_given(context: rclpy.Context, tmp_path: Path) -> None:
+    with pytest.raises(RobotFileError, match="robot_file is not set"):
+        robot_of(make_node(context))
+    node = make_node(context, robot_file=str(write_robot(tmp_path)))
+    assert robot_of(node).name == "two_joints"
