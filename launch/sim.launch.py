@@ -6,9 +6,8 @@ is started.
 
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -49,34 +48,32 @@ ARGUMENTS = [
 PASSED_ON = ("robot", "observation", "checkpoint", "detector", "namespace", "lockstep", "use_sim_time")
 
 
-def simulated_robot(context: LaunchContext) -> list[Node]:
-    """The simulated robot's node, once the arguments are known."""
+def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The policy's nodes, then the robot's: the former refuse bad files, and nothing must be left running then."""
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
     lockstep = given["lockstep"] == "true"
-    return [
-        Node(
-            package="flow_policy_ros",
-            executable="sim_node",
-            name="sim_node",
-            namespace=given["namespace"],
-            parameters=[
-                {
-                    "robot_file": load_robot(resources.robot_file(given["robot"])).path,
-                    "lockstep.enabled": lockstep,
-                    "sim.realtime": not lockstep,
-                    "sim.seed": int(given["seed"]),
-                }
-            ],
-            output="screen",
-        )
-    ]
+    policy = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(Path(__file__).with_name("policy.launch.py"))),
+        launch_arguments=[(name, given[name]) for name in PASSED_ON],
+    )
+    robot = Node(
+        package="flow_policy_ros",
+        executable="sim_node",
+        name="sim_node",
+        namespace=given["namespace"],
+        parameters=[
+            {
+                "robot_file": load_robot(resources.robot_file(given["robot"])).path,
+                "lockstep.enabled": lockstep,
+                "sim.realtime": not lockstep,
+                "sim.seed": int(given["seed"]),
+            }
+        ],
+        output="screen",
+    )
+    return [policy, robot] if given["policy"] == "true" else [robot]
 
 
 def generate_launch_description() -> LaunchDescription:
     """What ``ros2 launch`` asks for."""
-    policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(Path(__file__).with_name("policy.launch.py"))),
-        launch_arguments={name: LaunchConfiguration(name) for name in PASSED_ON}.items(),
-        condition=IfCondition(LaunchConfiguration("policy")),
-    )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=simulated_robot), policy])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=entities)])

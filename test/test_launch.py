@@ -76,6 +76,7 @@ def described(name: str, tmp_path: Path, **arguments: str) -> dict[str, dict[str
     pytest.importorskip("launch_ros", reason="needs launch_ros, which only ROS installations have")
     from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument
+    from launch_ros.actions import Node
     from launch_ros.utilities import evaluate_parameters
 
     module, context = load(name), LaunchContext()
@@ -87,7 +88,9 @@ def described(name: str, tmp_path: Path, **arguments: str) -> dict[str, dict[str
         if isinstance(entity, DeclareLaunchArgument):
             entity.visit(context)
     started = {}
-    for node in (module.nodes if name == "policy" else module.simulated_robot)(context):
+    for node in (module.nodes if name == "policy" else module.entities)(context):
+        if not isinstance(node, Node):  # sim.launch.py includes policy.launch.py
+            continue
         (parameters,) = evaluate_parameters(context, node._Node__parameters)
         started[node.node_executable] = dict(parameters)
     return started
@@ -113,6 +116,31 @@ def test_sim_is_either_in_lockstep_or_in_real_time(lockstep: str, tmp_path: Path
     assert parameters["lockstep.enabled"] is (lockstep == "true")
     assert parameters["sim.realtime"] is (lockstep == "false")
     assert parameters["sim.seed"] == 7
+
+
+def test_sim_starts_the_robot_last(tmp_path: Path) -> None:
+    """Else a refused checkpoint would leave the robot's process behind."""
+    pytest.importorskip("launch_ros", reason="needs launch_ros, which only ROS installations have")
+    from launch import LaunchContext, LaunchService
+    from launch.actions import ExecuteProcess, IncludeLaunchDescription, RegisterEventHandler
+    from launch.event_handlers import OnProcessStart
+
+    context = LaunchContext()
+    module = load("sim")
+    for argument in module.ARGUMENTS:
+        argument.visit(context)
+    policy, robot = module.entities(context)
+    assert isinstance(policy, IncludeLaunchDescription) and robot.node_executable == "sim_node"
+    started: list[ExecuteProcess] = []
+    handler = RegisterEventHandler(OnProcessStart(on_start=lambda event, context: started.append(event.action)))
+    service = LaunchService()
+    description = module.generate_launch_description()
+    description.entities.insert(0, handler)
+    context_values = {"checkpoint": str(tmp_path / "absent")}
+    service.context.launch_configurations.update(context_values)
+    service.include_launch_description(description)
+    assert service.run() == 1
+    assert started == []
 
 
 def test_a_robot_that_does_not_exist_starts_nothing(tmp_path: Path) -> None:

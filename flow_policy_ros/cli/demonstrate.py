@@ -84,7 +84,7 @@ def record(arguments: Arguments) -> int:
             position=recording.position,
             commands=recording.command,
             label=recording.label,
-            streams={"objects": (recording.stamps, recording.objects)},
+            streams={"objects": (recording.stamps, recording.objects), "servo": (recording.stamps, recording.servo)},
             sim_state=recording.sim_state,
         ).save(arguments.out / f"episode_{recording.seed:06d}.npz")
         kept += 1
