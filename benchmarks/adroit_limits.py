@@ -2,7 +2,8 @@
 
 For every actuator: the largest joint speed and acceleration (mean over one 10 ms control step) after a command step across
 the whole command range, in both directions, the rest of the hand at zero, until the joint meets its stop. A group's limit is
-the median of its joints, rounded up: no set-point has to be faster than the actuators can follow. The pen task's fingers get the speed and acceleration
+the median of its joints, rounded up: no set-point has to be faster than the actuators can follow.
+The pen task's fingers get the speed and acceleration
 that its published expert commands at the 99.9th percentile instead, because the expert turns the pen by flicking
 (at the step-response limits it turns fewer than half of them).
 
@@ -88,15 +89,19 @@ def robot_file(task: str) -> str:
     ]
     for name in dict.fromkeys(group.values()):
         lines.append(f"        {name}: [{', '.join(j for j in joints if group[j] == name)}]")
-    lines += ["      cameras:", "        front:", "          topic: camera/image_raw", "          width: 256", "          height: 256",
-              "          rate_hz: 12.5", "      # position: range of commands, which goes beyond the joint's stops so that the servo can press",
-              "      limits:"]
+    lines += [
+        "      cameras:", "        front:", "          topic: camera/image_raw", "          width: 256", "          height: 256",
+        "          rate_hz: 12.5",
+        "      # position: range of commands, which goes beyond the joint's stops so that the servo can press",
+        "      limits:",
+    ]
     for i, joint in enumerate(joints):
         kind = LIMIT_CLASS.get(group[joint], "finger")
         speed, acceleration = (round_up(x) for x in limit[kind])
         if task == "pen" and kind == "finger":
             speed, acceleration = PEN_FINGER
-        lines.append(f"        {joint}: {{position: [{lower[i]:.4f}, {upper[i]:.4f}], velocity: {speed}, acceleration: {acceleration}}}")
+        position = f"[{lower[i]:.4f}, {upper[i]:.4f}]"
+        lines.append(f"        {joint}: {{position: {position}, velocity: {speed}, acceleration: {acceleration}}}")
     lines += ["    policy:", "      rate_hz: 12.5", "    command:", "      rate_hz: 100.0", "    sim:", f"      task: {task}", ""]
     return "\n".join(lines)
 

@@ -16,19 +16,19 @@ from demo_support import OBJECTS, untrained_detector, untrained_policy
 pytest.importorskip("rclpy")
 pytest.importorskip("ultralytics")
 
-from flow_policy_ros.cli.main import main  # noqa: E402
-from flow_policy_ros.cli.over_ros import node_specs  # noqa: E402
-from flow_policy_ros.evaluation.closed_loop import run_episode  # noqa: E402
-from flow_policy_ros.evaluation.record import Recorder  # noqa: E402
-from flow_policy_ros.evaluation.setup import load, select  # noqa: E402
-from flow_policy_ros.evaluation.summary import summarise  # noqa: E402
-from flow_policy_ros.ros import conductor as conductor_module  # noqa: E402
-from flow_policy_ros.ros.conductor import Conductor  # noqa: E402
-from flow_policy_ros.ros.processes import NodeProblem  # noqa: E402
-from flow_policy_ros.runtime.contract import StreamContract  # noqa: E402
-from flow_policy_ros.runtime.latency import LatencyProfile  # noqa: E402
-from flow_policy_ros.runtime.robot import load_robot  # noqa: E402
-from flow_policy_ros.sim.robot import AdroitRobot  # noqa: E402
+from flow_policy_ros.cli.main import main
+from flow_policy_ros.cli.over_ros import node_specs
+from flow_policy_ros.evaluation.closed_loop import run_episode
+from flow_policy_ros.evaluation.record import Recorder
+from flow_policy_ros.evaluation.setup import load, select
+from flow_policy_ros.evaluation.summary import summarise
+from flow_policy_ros.ros import conductor as conductor_module
+from flow_policy_ros.ros.conductor import Conductor
+from flow_policy_ros.ros.processes import NodeProblem
+from flow_policy_ros.runtime.contract import StreamContract
+from flow_policy_ros.runtime.latency import LatencyProfile
+from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.sim.robot import AdroitRobot
 
 EPISODES, STEPS, SEED = 2, 30, 11
 

@@ -28,10 +28,10 @@ class Arguments:
     """Control steps (10 ms) per episode."""
     seed: int = 0
     """Seed of the first episode."""
-    noise: float = 0.02
+    noise: float = 0.0
     """Standard deviation of the disturbance on the executed command, as a fraction of the command range."""
     noisy_fraction: float = 0.7
-    """Fraction of the episodes that are disturbed."""
+    """Fraction of the episodes that are disturbed, with --noise above zero."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,9 +47,9 @@ def record(arguments: Arguments) -> int:
     from rich.progress import track
 
     from flow_policy_ros.data.episodes import Episode
+    from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
-    from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
     from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
@@ -84,7 +84,7 @@ def record(arguments: Arguments) -> int:
             position=recording.position,
             commands=recording.command,
             label=recording.label,
-            streams={"objects": (recording.stamps, recording.objects), "servo": (recording.stamps, recording.servo)},
+            streams={"objects": (recording.stamps, recording.objects)},
             sim_state=recording.sim_state,
         ).save(arguments.out / f"episode_{recording.seed:06d}.npz")
         kept += 1

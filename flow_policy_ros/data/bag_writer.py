@@ -53,11 +53,13 @@ class BagWriter:
         if not done:
             raise ValueError(f"image of shape {image.shape} cannot be encoded as JPEG.")
         kind = self._store.types["sensor_msgs/msg/CompressedImage"]
-        self._write("/camera/image_raw/compressed", stamp, kind(header=self._header(stamp, "front"), format="jpeg", data=data.ravel()))
+        message = kind(header=self._header(stamp, "front"), format="jpeg", data=data.ravel())
+        self._write("/camera/image_raw/compressed", stamp, message)
 
     def chunk(self, chunk: Chunk) -> None:
         """A chunk as the policy published it."""
-        point, duration = (self._store.types[n] for n in ("trajectory_msgs/msg/JointTrajectoryPoint", "builtin_interfaces/msg/Duration"))
+        point = self._store.types["trajectory_msgs/msg/JointTrajectoryPoint"]
+        duration = self._store.types["builtin_interfaces/msg/Duration"]
         empty = np.zeros(0)
         points = []
         for k, row in enumerate(chunk.positions):

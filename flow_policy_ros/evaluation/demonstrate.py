@@ -30,7 +30,6 @@ class Recording:
     command: FloatArray
     label: FloatArray
     objects: NDArray[np.float32]
-    servo: NDArray[np.float32]
     sim_state: dict[str, FloatArray]
 
 
@@ -50,21 +49,16 @@ def demonstrate(robot: AdroitRobot, expert: Expert, seed: int, steps: int, noise
     robot.reset(seed, episode=seed)
     limits = robot.robot.limits
     executed = SetpointLimiter(limits, CONTROL_STEP_NS * 1e-9)
-    start = np.clip(robot.joint_state().position, limits.lower, limits.upper)
-    executed.start(start)
+    executed.start(np.clip(robot.joint_state().position, limits.lower, limits.upper))
     generator = np.random.default_rng([seed, 7])
     disturbance = smooth_noise(generator, steps, noise * (limits.upper - limits.lower))
     rows: dict[str, list[FloatArray]] = {"position": [], "command": [], "label": []}
     stamps: list[int] = []
     objects: list[NDArray[np.float32]] = []
-    servo: list[NDArray[np.float32]] = []
     scene: dict[str, list[FloatArray]] = {}
     for k in range(steps):
         stamps.append(robot.stamp)
-        measured = robot.joint_state()
-        rows["position"].append(measured.position)
-        assert measured.velocity is not None
-        servo.append(np.stack([measured.velocity, rows["command"][-1] if k else start]).astype(np.float32))
+        rows["position"].append(robot.joint_state().position)
         objects.append(robot.object_features().values)
         for name, value in robot.get_sim_state().items():
             scene.setdefault(name, []).append(value)
@@ -77,7 +71,6 @@ def demonstrate(robot: AdroitRobot, expert: Expert, seed: int, steps: int, noise
         success=robot.success,
         stamps=np.array(stamps, dtype=np.int64),
         objects=np.array(objects),
-        servo=np.array(servo),
         sim_state={name: np.array(values) for name, values in scene.items()},
         **{name: np.array(values) for name, values in rows.items()},
     )

@@ -42,7 +42,8 @@ def measure(stages: dict[str, Callable[[int], object]]) -> LatencyProfile:
 def profile_for(mode: str, identity: dict[str, object], stages: Callable[[], dict[str, Callable[[int], object]]]) -> Path | None:
     """The profile's file for ``mode``: ``none`` → None, ``measured`` → this machine's (measured now if it never was), else a path.
 
-    ``identity`` tells runs apart that need profiles of their own (checkpoint, detector, steps); ``stages`` is called only to measure.
+    ``identity`` tells runs apart that need profiles of their own (checkpoint, detector, steps); ``stages`` is called only
+    to measure.
     Raises ``ValueError`` for a file that cannot be read.
     """
     if mode == "none":

@@ -49,7 +49,8 @@ class LatencyProfile:
             samples = {stage: tuple(float(x) for x in content["samples_ms"][stage]) for stage in content["samples_ms"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"latency profile {path} cannot be read ({error!r}); give a file that 'flow_policy evaluate' has written, or use --latency measured."
+                f"latency profile {path} cannot be read ({error!r}); give a file that 'flow_policy evaluate' "
+                "has written, or use --latency measured."
             ) from error
         unknown = sorted(set(samples) - set(STAGES))
         if unknown or any(not 0 <= x < 60_000 for xs in samples.values() for x in xs):
