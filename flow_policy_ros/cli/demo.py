@@ -97,6 +97,8 @@ def demo(arguments: Arguments) -> int:
             display.update,
         )  # fmt: skip
         display.finish(run.outcomes)
+    if not console.is_terminal:
+        console.line()  # the display leaves its last line open
     summary = {
         "task": arguments.task,
         "observation": arguments.observation,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if TYPE_CHECKING:
+    from flow_policy_ros.evaluation.record import EpisodeRecord
     from flow_policy_ros.evaluation.setup import Selection
 
 HELP = "closed-loop success in the simulator, headless, seeded, deterministic"
@@ -48,7 +49,9 @@ class Arguments:
     ros: bool = False
     """Run the same through the ROS nodes, as processes over DDS."""
     out: Path | None = None
-    """Folder for a report with video; only with it pictures are kept."""
+    """Folder for a report with video; pictures are kept only with it or with --bag."""
+    bag: Path | None = None
+    """Folder for one rosbag2 (MCAP) per episode: camera, joint states, set-points, chunks."""
     json: Path | None = None
     """Write the figures to this file."""
 
@@ -87,7 +90,6 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
 
     from flow_policy_ros.evaluation.closed_loop import run_episode
     from flow_policy_ros.evaluation.record import Recorder
-    from flow_policy_ros.evaluation.report import write_report
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
     from flow_policy_ros.sim.robot import AdroitRobot
@@ -96,27 +98,39 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
     robot = AdroitRobot(arguments.task, loaded.robot)
     outcomes, records = [], []
     for i in track(range(arguments.episodes), description=f"{arguments.task}, {arguments.observation}"):
-        recorder = Recorder(robot) if arguments.out is not None else None
+        recorder = Recorder(robot) if arguments.out is not None or arguments.bag is not None else None
         result = run_episode(robot, loaded.stack, arguments.seed + i, i, arguments.control_steps, recorder)
         outcomes.append(result)
         if recorder is not None:
             records.append(recorder.record(result))
     summary = summarise(outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed)
-    if arguments.out is not None:
-        print(write_report(arguments.out, records, summary))
+    keep(arguments, records, summary)
     return summary
 
 
 def over_ros(arguments: Arguments, selection: Selection, start: float) -> dict[str, Any]:
     """The same episodes through the nodes, in lockstep over DDS."""
     from flow_policy_ros.cli.over_ros import run_over_ros
-    from flow_policy_ros.evaluation.report import write_report
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
 
     loaded = load(selection, arguments.latency)
     run = run_over_ros(selection, loaded, arguments.episodes, arguments.seed, arguments.control_steps)
     summary = summarise(run.outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed, reported=run.reported)
-    if arguments.out is not None:
-        print(write_report(arguments.out, run.records, summary))
+    keep(arguments, run.records, summary)
     return summary
+
+
+def keep(arguments: Arguments, records: list[EpisodeRecord], summary: dict[str, Any]) -> None:
+    """Write the report and the bags that were asked for."""
+    if arguments.out is not None:
+        from flow_policy_ros.evaluation.report import write_report
+
+        print(write_report(arguments.out, records, summary))
+    if arguments.bag is not None:
+        from flow_policy_ros.evaluation.bag import write_bag
+
+        arguments.bag.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            write_bag(arguments.bag / f"seed_{record.seed}", record)
+        print(arguments.bag)

@@ -60,6 +60,7 @@ def run_over_ros(
     ``closed_loop.run_episode``; with ``realtime`` delays are the real ones. Raises ``NodeProblem`` when a node does not come
     up, dies or is silent.
     """
+    from flow_policy_ros.resources import share
     from flow_policy_ros.ros.conductor import Conductor
 
     records: list[EpisodeRecord] = []
@@ -69,7 +70,8 @@ def run_over_ros(
         if progress is not None:
             progress(status, guard, outcomes)
 
-    with Conductor(loaded.robot, node_specs(selection, loaded, realtime), realtime) as conductor:
+    specs = node_specs(selection, loaded, realtime)
+    with Conductor(loaded.robot, specs, realtime, share() / "config" / "fastdds.xml") as conductor:
         for i in range(episodes):
             seen = conductor.run(seed + i, i, control_steps, tell)
             record = record_of(seen, loaded.robot, seed + i, realtime)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -35,12 +36,14 @@ Progress = Callable[[SimStatus, str], None]
 class Conductor:
     """The nodes of ``specs`` for ``robot``, in a ROS domain of their own; a context manager that ends them.
 
-    ``realtime``: the simulation keeps to the wall clock, else it waits for the nodes. Entering raises ``NodeProblem`` when
-    a node does not come up.
+    ``realtime``: the simulation keeps to the wall clock, else it waits for the nodes; ``dds_profile`` see ``own_domain``.
+    Entering raises ``NodeProblem`` when a node does not come up.
     """
 
-    def __init__(self, robot: Robot, specs: Sequence[NodeSpec], realtime: bool = False) -> None:
-        self._environment = own_domain()
+    def __init__(
+        self, robot: Robot, specs: Sequence[NodeSpec], realtime: bool = False, dds_profile: Path | None = None
+    ) -> None:
+        self._environment = own_domain(dds_profile)
         self._robot = robot
         self._realtime = realtime
         self._perception = any(spec.name == "perception_node" for spec in specs)
@@ -62,9 +65,9 @@ class Conductor:
         context = Context()
         with environment_variables(self._environment):
             rclpy.init(context=context, domain_id=int(self._environment["ROS_DOMAIN_ID"]))
-        stack.callback(context.try_shutdown)
-        self._node = rclpy.create_node("conductor", context=context)
-        stack.callback(self._node.destroy_node)
+            stack.callback(context.try_shutdown)
+            self._node = rclpy.create_node("conductor", context=context)
+            stack.callback(self._node.destroy_node)
         self._executor = SingleThreadedExecutor(context=context)
         stack.callback(self._executor.shutdown)
         self._executor.add_node(self._node)

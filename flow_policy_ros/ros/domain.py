@@ -1,4 +1,4 @@
-"""A ROS domain of one's own: a free domain id, and discovery that does not leave this machine.
+"""A ROS domain of one's own: a free domain id, discovery that does not leave this machine, quick repair of what is lost.
 
 Only for processes that a program starts for itself. Nodes on a robot take what the user's environment says.
 """
@@ -10,19 +10,25 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 DOMAINS = range(1, 102)  # beyond 101 the ports of DDS lie among those that Linux hands out
 
 
-def own_domain() -> dict[str, str]:
-    """Environment variables of a private domain. What the user has set stays."""
-    environment = {
-        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(free_domain()),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST",
+def own_domain(dds_profile: Path | None = None) -> dict[str, str]:
+    """Environment variables of a private domain. What the user has set stays.
+
+    ``dds_profile`` is a profile file for Fast DDS; other middleware does not read it.
+    """
+    wanted = {
+        "ROS_DOMAIN_ID": str(free_domain()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     if os.environ.get("ROS_DISTRO") == "humble":  # knows this older name only
-        environment["ROS_LOCALHOST_ONLY"] = os.environ.get("ROS_LOCALHOST_ONLY") or "1"
-    return environment
+        wanted["ROS_LOCALHOST_ONLY"] = "1"
+    if dds_profile is not None:
+        wanted["FASTDDS_DEFAULT_PROFILES_FILE"] = str(dds_profile)
+    return {name: os.environ.get(name) or value for name, value in wanted.items()}
 
 
 def free_domain() -> int:
