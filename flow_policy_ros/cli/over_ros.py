@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from flow_policy_ros.ros.collector import Seen, SimStatus
     from flow_policy_ros.ros.processes import NodeSpec
 
+PATIENCE_S = 30.0
+"""Of the nodes with each other in lockstep: long, for here somebody watches whether they live."""
 REPORTED = {
     "perception": ("perception", "perception_ms"),
     "image to features": ("perception", "features_age_ms"),
@@ -90,6 +92,7 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
     shared: dict[str, str | int | float | bool] = {
         "robot_file": str(selection.robot.resolve()),
         "lockstep.enabled": not realtime,
+        "lockstep.timeout_s": PATIENCE_S,
         "lockstep.seed": loaded.stack.latency_seed,
         "lockstep.latency": "" if realtime or loaded.profile is None else str(loaded.profile.resolve()),
     }

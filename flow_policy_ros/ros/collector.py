@@ -65,7 +65,6 @@ class Collector:
     """Subscribes on ``node``. ``perception``: pictures are the perception's overlay, else the camera's own."""
 
     def __init__(self, node: Node, robot: Robot, perception: bool, lockstep: bool) -> None:
-        self.status: SimStatus | None = None
         self.reports: dict[str, dict[str, str]] = {}
         self.messages: dict[str, str] = {}  # text of the newest diagnostics
         self.features = 0  # messages in this episode
@@ -100,6 +99,7 @@ class Collector:
 
     def begin(self) -> None:
         """Forget what was seen: an episode begins."""
+        self.status: SimStatus | None = None
         self.features = 0
         self._positions: dict[int, FloatArray] = {}
         self._commands: dict[int, FloatArray] = {}

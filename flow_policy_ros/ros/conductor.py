@@ -28,7 +28,8 @@ from flow_policy_ros.runtime.robot import Robot
 START_S = 180.0  # importing torch on a machine with other things to do takes long
 ANSWER_S = 20.0
 SILENCE_S = 10.0
-LATE_S = 3.0
+STALL_S = 90.0
+LATE_S = 5.0
 Progress = Callable[[SimStatus, str], None]
 """Called now and then with the simulation's status and the guard's state."""
 
@@ -98,24 +99,35 @@ class Conductor:
         self._collector.begin()
         since = self._start_realtime() if self._realtime else self._start_lockstep()
         begun = time.monotonic()
-
-        def done() -> bool:
-            status = self._collector.status
-            if status is None or status.episode != episode:
-                return False
+        status: SimStatus | None = None
+        while status is None or status.state != "done":
+            status = self._next_status(episode, status, begun)
             if progress is not None:
                 progress(status, self._collector.reports.get("command", {}).get("state", ""))
-            if self._perception and not self._collector.features and time.monotonic() - begun > SILENCE_S:
-                raise self._camera_problem()
-            return status.state == "done"
-
-        while not self._spin_until(done, SILENCE_S):
-            self._must_advance(begun, steps)
         if self._perception and not self._collector.features:
             raise self._camera_problem()
-        if not self._realtime:
-            self._spin_until(lambda: self._collector.complete(steps), LATE_S)
+        if not self._realtime and not self._spin_until(lambda: self._collector.complete(steps), LATE_S):
+            raise NodeProblem(
+                f"not everything that the nodes published in episode {episode} arrived within {LATE_S:.0f} s of its end. "
+                "A node may have missed a tick because the machine is overloaded; free it of other work."
+            )
         return self._collector.seen(since, steps)
+
+    def _next_status(self, episode: int, previous: SimStatus | None, begun: float) -> SimStatus:
+        """The simulation's next word on the episode that was begun at ``begun`` (monotonic, s)."""
+
+        def news() -> bool:
+            silent = self._perception and not self._collector.features
+            if silent and time.monotonic() - begun > SILENCE_S:
+                raise self._camera_problem()
+            status = self._collector.status
+            return status is not None and status.episode == episode and status != previous
+
+        if not self._spin_until(news, STALL_S) or self._collector.status is None:
+            step = 0 if previous is None else previous.step
+            words = " ".join(f"{s.name}: {self.processes.last_words(s.name)}" for s in self.processes.specs)
+            raise NodeProblem(f"episode {episode} stands at step {step} since {STALL_S:.0f} s. {words}")
+        return self._collector.status
 
     def final_reports(self, ticks: int) -> dict[str, dict[str, str]]:
         """Diagnostics of every node, the command node's after ``ticks`` ticks or more; nodes report once a second."""
@@ -181,13 +193,6 @@ class Conductor:
             self.processes.check()
             self._executor.spin_once(timeout_sec=0.1)
         return True
-
-    def _must_advance(self, begun: float, steps: int) -> None:
-        """Lockstep goes on without who is missing, after a while each time; but not for ever."""
-        status = self._collector.status
-        step = status.step if status is not None else 0
-        if time.monotonic() - begun > ANSWER_S + steps * 0.5 or (step == 0 and time.monotonic() - begun > 2 * ANSWER_S):
-            raise NodeProblem(f"the episode stands at step {step} of {steps}. {self._said('sim/reset')}")
 
     def _camera_problem(self) -> NodeProblem:
         camera = self._robot.cameras[0]
