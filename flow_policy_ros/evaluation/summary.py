@@ -105,7 +105,7 @@ def latency_of(loaded: Loaded, realtime: bool) -> dict[str, Any]:
     profile = loaded.stack.latency
     return {
         "mode": "injected",
-        "file": str(loaded.profile),
+        "file": loaded.profile.name,
         "sha256": profile.sha256(),
         "measured_on": profile.measured_on,
         "ms": {stage: _without_max(percentiles(samples)) for stage, samples in profile.samples_ms.items() if samples},

@@ -71,6 +71,7 @@ class CommandNode(ClosableNode):
         self._stage = LatencyTracker()
         self._malformed: dict[str, int] = {}
         self._state = GuardState.INACTIVE
+        self._state_since = 0  # stamp of the tick that changed it
         self._ignore_chunks = False
         self._lockstep: CommandLockstep | None = None
 
@@ -136,25 +137,26 @@ class CommandNode(ClosableNode):
     def _tick(self) -> None:
         start = time.perf_counter_ns()
         self._meter.tick(start)
-        tick = self._loop.tick(self._now())
+        now = self._now()
+        tick = self._loop.tick(now)
         self._stage.add((time.perf_counter_ns() - start) / 1e6)
-        self._publish(tick)
+        self._publish(now, tick)
 
     def _answer(self, stamp: int, tick: CommandTick) -> None:
         """Lockstep: the command of the tick, then the word that this tick is done."""
-        self._publish(tick)
+        self._publish(stamp, tick)
         self._words.publish(Header(stamp=to_time(stamp), frame_id="" if tick.setpoint is None else COMMAND))
 
-    def _publish(self, tick: CommandTick) -> None:
+    def _publish(self, stamp: int, tick: CommandTick) -> None:
         if tick.setpoint is not None:
             self._commands.publish(setpoint_to_message(tick.setpoint, self._robot.command_interface, self._period_ns))
             self._executed.publish(executed_to_message(tick.setpoint))
         if tick.state is not self._state:
-            self._state = tick.state
+            self._state, self._state_since = tick.state, stamp
+            self._diagnose()
             if tick.state is GuardState.FAULT:
                 for fault in tick.faults:
                     self.get_logger().error(f"{fault.name}: {fault.detail}")
-                self._diagnose()
             else:
                 self.get_logger().debug(f"{tick.state.value}: {MESSAGES[tick.state]}")
 
@@ -190,9 +192,11 @@ class CommandNode(ClosableNode):
         message = "; ".join(f"{f.name}: {f.detail}" for f in faults) if faults else MESSAGES.get(state, state.value)
         values: dict[str, object] = {
             "state": state.value,
+            "state_since": self._state_since,
             "faults": " ".join(f.name for f in faults),
             "ticks": statistics.ticks,
             "ticks_active": statistics.ticks_active,
+            "ticks_limited": statistics.ticks_limited,
             **latency_values("period_error_ms", self._meter.errors),
             "missed_deadlines": self._meter.missed,
             **latency_values("stage_ms", self._stage),

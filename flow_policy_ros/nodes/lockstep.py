@@ -13,6 +13,8 @@ from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterErro
 
 CHUNK = "chunk"
 """``frame_id`` in ``lockstep/policy``: a chunk was published for this tick."""
+STALE = "stale"
+"""``frame_id`` in ``lockstep/policy``: a chunk was due for this tick, but an input was too old."""
 COMMAND = "command"
 """``frame_id`` in ``lockstep/command``: a command was published for this tick."""
 POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0

@@ -20,7 +20,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.nodes.lockstep import CHUNK, POLICY_SHARE, Patience, latency_profile
+from flow_policy_ros.nodes.lockstep import CHUNK, POLICY_SHARE, STALE, Patience, latency_profile
 from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
 from flow_policy_ros.nodes.policy_worker import PolicyWorker
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
@@ -174,7 +174,7 @@ class PolicyNode(ClosableNode):
         """Lockstep: the chunk if there is one, then the word that this tick is done."""
         if product is not None:
             self._done(product, duration_ms)
-        word = CHUNK if isinstance(product, Chunk) else ""
+        word = CHUNK if isinstance(product, Chunk) else "" if product is None else STALE
         self._words.publish(Header(stamp=to_time(stamp), frame_id=word))
 
     def _done(self, product: Chunk | Stale, duration_ms: float) -> None:
