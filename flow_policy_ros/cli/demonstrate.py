@@ -46,13 +46,12 @@ def record(arguments: Arguments) -> int:
     """Record the episodes; existing ones in the folder are kept and counted."""
     from rich.progress import track
 
-    from flow_policy_ros.data.episodes import Episode
     from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
-    from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
+    from flow_policy_ros.sim.robot import AdroitRobot
 
     try:
         robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
@@ -73,20 +72,8 @@ def record(arguments: Arguments) -> int:
             if seed - arguments.seed > 20 + 10 * arguments.episodes:
                 print("error: the expert fails nine of ten episodes at these limits; lower --noise.", file=sys.stderr)
                 return 1
-        Episode(
-            task=arguments.task,
-            robot=robot.name,
-            seed=recording.seed,
-            success=True,
-            dt_ns=CONTROL_STEP_NS,
-            stamps=recording.stamps,
-            joints=robot.joints,
-            position=recording.position,
-            commands=recording.command,
-            label=recording.label,
-            streams={"objects": (recording.stamps, recording.objects)},
-            sim_state=recording.sim_state,
-        ).save(arguments.out / f"episode_{recording.seed:06d}.npz")
+        episode = recording.episode(arguments.task, robot.name, robot.joints)
+        episode.save(arguments.out / f"episode_{recording.seed:06d}.npz")
         kept += 1
     print(f"{kept} episodes from {seed - arguments.seed} tries in {arguments.out}")
     return 0

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("flow_policy_ros.cli.train", "train a policy on recorded episodes"),
     "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
     "demonstrate": ("flow_policy_ros.cli.demonstrate", "record expert episodes in the simulator"),
+    "take-over": ("flow_policy_ros.cli.take_over", "record the expert taking over from a policy (DAgger)"),
     "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }

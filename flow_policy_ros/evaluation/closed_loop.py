@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class Perception(Protocol):
     """Image (H, W, 3) RGB and its stamp → features (``vision.features``)."""
 
     def extract(self, image: NDArray[np.uint8], stamp: int) -> Features: ...
+
+    def identity(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class CommandLoop:
         """Whether set-points stand still (or there are none), so that a reset changes no motion."""
         return self._limiter.at_rest
 
+    @property
+    def limiter(self) -> SetpointLimiter:
+        """What shapes the set-points; a copy of it goes on where the loop stands."""
+        return self._limiter
+
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. A bad one is counted and latches a fault."""
         try:

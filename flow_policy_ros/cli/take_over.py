@@ -1,0 +1,99 @@
+"""``flow_policy take-over``: a policy drives, the expert takes over: recordings of recovery from the policy's own states."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+HELP = "record the expert taking over from a policy (DAgger)"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Let a policy drive for a random while, then record the expert from there. Failed recoveries are dropped."""
+
+    expert: Path
+    """Folder with <task>_expert.npz (published DAPG expert weights)."""
+    checkpoint: Path
+    """The policy that drives first."""
+    out: Path
+    """Folder for the episodes, one .npz each."""
+    task: Literal["door", "hammer", "pen", "relocate"] = "door"
+    """Which Adroit task."""
+    observation: Literal["camera", "state"] = "camera"
+    """What the policy observes."""
+    detector: Path | None = None
+    """Detector folder; default: the shipped one for the task."""
+    robot: Path | None = None
+    """Robot file; default config/robots/adroit_<task>.yaml."""
+    episodes: int = 300
+    """Episodes to try."""
+    steps: int = 120
+    """Control steps (10 ms) of the expert."""
+    longest: int = 180
+    """Longest time the policy drives, control steps; drawn evenly from 4 on."""
+    latency: str = "measured"
+    """Injected delay while the policy drives: measured, none, or a profile's path."""
+    seed: int = 50000
+    """Seed of the first episode."""
+    jobs: int = 1
+    """Processes."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0; bad input raises ``ValueError``-derived errors."""
+    import tyro
+
+    return record(tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy take-over"))
+
+
+def record(arguments: Arguments) -> int:
+    """Record in ``jobs`` processes; episodes in the folder are kept, so that an interrupted run goes on."""
+    from rich.progress import track
+
+    from flow_policy_ros.data.episodes import EXTRACTOR_FILE
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+    shares = [list(seeds[i :: arguments.jobs * 8]) for i in range(arguments.jobs * 8)]
+    kept = 0
+    with ProcessPoolExecutor(max_workers=arguments.jobs) as pool:
+        futures = [pool.submit(record_seeds, share, arguments) for share in shares if share]
+        for future in track(as_completed(futures), total=len(futures), description="taking over"):
+            count, identity = future.result()
+            kept += count
+            if identity:
+                (arguments.out / EXTRACTOR_FILE).write_text(json.dumps({"detections": identity}, indent=1) + "\n")
+    print(f"{kept} recoveries from {arguments.episodes} tries in {arguments.out}")
+    return 0
+
+
+def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str, Any]]:
+    """One process's share: how many recoveries were kept, and the identity of what made the features."""
+    import numpy as np
+
+    from flow_policy_ros.evaluation.demonstrate import take_over
+    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.sim.expert import Expert
+    from flow_policy_ros.sim.robot import AdroitRobot
+
+    selection = select(arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot)
+    loaded = load(selection, arguments.latency)
+    robot = AdroitRobot(arguments.task, loaded.robot)
+    expert = Expert(arguments.expert, arguments.task)
+    kept = 0
+    for seed in seeds:
+        path = arguments.out / f"takeover_{seed:06d}.npz"
+        if path.exists():
+            continue
+        after = int(np.random.default_rng([seed, 11]).integers(4, arguments.longest, endpoint=True))
+        recording = take_over(robot, loaded.stack, expert, seed, after, arguments.steps)
+        if recording.success:
+            recording.episode(arguments.task, loaded.robot.name, loaded.robot.joints).save(path)
+            kept += 1
+    robot.close()
+    perception = loaded.stack.perception
+    return kept, dict(perception.identity()) if perception is not None else {}
