@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_policy import make_checkpoint, make_observation
+from test_policy import CONTRACT, make_checkpoint, make_observation
 
 from flow_policy_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.runtime.contract import StreamContract
 
 
 @pytest.fixture
@@ -41,6 +43,18 @@ def test_half_precision_is_loaded_as_single(tmp_path):
     back = load_checkpoint(tmp_path).model.state_dict()
     for name, tensor in checkpoint.model.state_dict().items():
         assert torch.equal(back[name], tensor.half().float())
+
+
+def test_use_of_tokens_is_kept_and_older_contracts_use_all(tmp_path):
+    contract = replace(CONTRACT, streams=(StreamContract("boxes", 3, 3, {}, use=(0, 2)), CONTRACT.streams[1]))
+    save_checkpoint(tmp_path / "some", make_checkpoint(contract))
+    assert json.loads((tmp_path / "some" / "contract.json").read_text())["streams"][0]["use"] == [0, 2]
+    assert load_checkpoint(tmp_path / "some").codec.contract == contract
+    assert contract.to_json()["streams"][0]["use"] == [0, 2]
+
+    save_checkpoint(tmp_path / "old", make_checkpoint())
+    edit(tmp_path / "old", "contract.json", lambda c: [stream.pop("use") for stream in c["streams"]])
+    assert load_checkpoint(tmp_path / "old").codec.contract == CONTRACT
 
 
 def edit(folder, name, change):
@@ -83,6 +97,10 @@ DAMAGES = {
     "missing tensor": (without_a_tensor, "1 tensors differ, first network.out.bias: expected (8,), given None"),
     "no key": (lambda f: edit(f, "config.json", lambda c: c.pop("action_space")), "lacks 'action_space'"),
     "bad contract": (lambda f: edit(f, "contract.json", lambda c: c.pop("joints")), "contract.json is incomplete"),
+    "impossible rows": (
+        lambda f: edit(f, "contract.json", lambda c: c["streams"][0].update(use=[2])),
+        "expected ascending rows of its 2 tokens",
+    ),
     "other joints": (lambda f: edit(f, "contract.json", lambda c: c["joints"].pop()), "observation normaliser has 11"),
 }
 

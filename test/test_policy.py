@@ -1,5 +1,7 @@
 """The deployed policy: normaliser, codec, determinism, and one forward pass for training and for the robot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,36 @@ def test_observation_vector_follows_the_contract():
     np.testing.assert_array_equal(vector[0].numpy(), np.concatenate(parts))
     wild = make_checkpoint().codec.observation(torch.full((1, 3), 1e6, dtype=torch.float64), features)
     assert wild.abs().max() == 10.0
+
+
+def test_only_used_tokens_reach_the_policy():
+    """The stream still comes with all its tokens; those that are not used can hold anything."""
+    contract = replace(CONTRACT, streams=(StreamContract("boxes", 3, 3, {}, use=(0, 2)), CONTRACT.streams[1]))
+    policy = FlowPolicy(make_checkpoint(contract))
+    plain = make_observation()
+    boxes = np.random.default_rng(1).standard_normal((3, 3)).astype(np.float32)
+
+    def chunk(values):
+        return policy.sample(replace(plain, features={**plain.features, "boxes": values}), 2, 0)[0]
+
+    def changed(row):
+        values = boxes.copy()
+        values[row] += 1
+        return chunk(values)
+
+    np.testing.assert_array_equal(changed(1), chunk(boxes))
+    assert np.abs(changed(0) - chunk(boxes)).max() > 1e-3 and np.abs(changed(2) - chunk(boxes)).max() > 1e-3
+    # Two tokens alone give the same chunk: the vector is made of nothing else.
+    two = replace(plain, features={**plain.features, "boxes": boxes[[0, 2]]})
+    np.testing.assert_array_equal(FlowPolicy(make_checkpoint()).sample(two, 2, 0)[0], chunk(boxes))
+    with pytest.raises(ContractError, match=r"'boxes' has shape \(1, 2, 3\), expected \(1, 3, 3\)"):
+        chunk(boxes[[0, 2]])
+
+
+@pytest.mark.parametrize("use", [(3,), (-1,), (1, 0), (1, 1)])
+def test_rows_that_a_stream_has_not_are_refused(use):
+    with pytest.raises(ContractError, match="expected ascending rows of its 3 tokens"):
+        StreamContract("boxes", 3, 3, {}, use)
 
 
 @pytest.mark.parametrize("action_space", ["absolute", "relative"])

@@ -72,6 +72,52 @@ def test_end_to_end(data, tmp_path, capsys):
     assert list((out / "training" / "tensorboard").iterdir())
 
 
+@pytest.fixture
+def named(tmp_path):
+    """Episodes whose detections are of three classes; the values of ``latch`` are the greatest."""
+    folder = tmp_path / "named"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    stamps = 10_000_000 * np.arange(1, 41, dtype=np.int64)
+    for seed in range(4):
+        command = generator.standard_normal((40, 2)).cumsum(axis=0)
+        values = generator.standard_normal((40, 3, 2)) + np.array([0, 50, 100])[:, None]
+        Episode("door", seed, True, 10_000_000, stamps, ("wrist", "thumb"), command, command, command,
+                {"detections": (stamps, values.astype(np.float32))}).save(folder / f"{seed}.npz")  # fmt: skip
+    (folder / "extractor.json").write_text(json.dumps({"detections": {"classes": ["palm", "panel", "latch"]}}))
+    return folder
+
+
+def test_policy_observes_only_the_named_tokens(named, tmp_path, capsys):
+    some = ["--streams", "detections", "--steps", "2"]
+    assert main(arguments(named, tmp_path / "some", *some, "--tokens", "latch", "palm")) == 0
+    codec = load_checkpoint(tmp_path / "some").codec
+    assert (codec.contract.streams[0].tokens, codec.contract.streams[0].use) == (3, (0, 2))
+    assert "uses only palm, latch)" in (tmp_path / "some" / "README.md").read_text()
+    # The statistics are those of the rows that the vector holds: joints, palm, latch.
+    assert main(arguments(named, tmp_path / "all", *some)) == 0
+    every = load_checkpoint(tmp_path / "all").codec.observation_normaliser
+    kept = [0, 1, 2, 3, 6, 7]
+    np.testing.assert_array_equal(codec.observation_normaliser.offset, every.offset[kept])
+    np.testing.assert_array_equal(codec.observation_normaliser.scale, every.scale[kept])
+
+    assert main(arguments(named, tmp_path / "none", *some, "--tokens", "latch", "door")) == 2
+    assert "--tokens has ['door'], unknown" in (error := capsys.readouterr().err)
+    assert "known: ['palm', 'panel', 'latch']" in error
+    (named / "extractor.json").unlink()
+    assert main(arguments(named, tmp_path / "none", *some, "--tokens", "latch")) == 2
+    assert "expected 3, one per token, given []" in capsys.readouterr().err
+
+
+def test_state_of_before_an_option_existed_is_continued(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "run", "--steps", "2", "--stop-at", "1")) == 0
+    state = tmp_path / "run" / "training" / "state.json"
+    content = json.loads(state.read_text())
+    del content["config"]["tokens"]
+    state.write_text(json.dumps(content))
+    assert main(arguments(data, tmp_path / "run", "--steps", "2", "--resume")) == 0
+
+
 @pytest.mark.parametrize("network", ["residual_mlp", "dit"])
 def test_resume_is_identical(data, tmp_path, network):
     """More than one epoch, so that the place in the data is restored too."""
@@ -119,6 +165,7 @@ def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
     [
         (["--data", "nowhere"], "nowhere holds no episodes"),
         (["--streams", "objects"], r"no feature stream 'objects', only ['marker']"),
+        (["--tokens", "latch"], "--streams has only ['marker']"),
         (["--network", "transformer"], "unknown network 'transformer'; known: residual_mlp, dit"),
         (["--sizes", "depth=3"], "has no size 'depth'"),
         (["--sizes", "width"], "expected name=number"),

@@ -18,14 +18,16 @@ OBSERVATION_LIMIT = 10.0
 
 def observation_dim(contract: Contract) -> int:
     """S, the length of the observation vector."""
-    return len(contract.joints) + sum(stream.tokens * stream.channels for stream in contract.streams)
+    return len(contract.joints) + sum(len(stream.rows) * stream.channels for stream in contract.streams)
 
 
 def raw_observation(
     contract: Contract, joint_position: torch.Tensor, features: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Observation vectors (B, S) float64: joint positions (B, J), then each stream (B, tokens, channels) flattened, in
-    the contract's order. Raises ``ValueError`` naming a missing stream or a wrong shape."""
+    """Observation vectors (B, S) float64: joint positions (B, J), then of each stream (B, tokens, channels) the rows
+    that the contract uses, flattened, in the contract's order.
+
+    Raises ``ValueError`` naming a missing stream or a wrong shape."""
     batch = len(joint_position)
     require_shape("joint_position", joint_position, (batch, len(contract.joints)))
     parts = [joint_position.double()]
@@ -34,7 +36,7 @@ def raw_observation(
             raise ValueError(f"features of stream '{stream.name}' are missing; given: {sorted(features)}.")
         values = features[stream.name]
         require_shape(f"features '{stream.name}'", values, (batch, stream.tokens, stream.channels))
-        parts.append(values.double().flatten(1))
+        parts.append(values[:, list(stream.rows)].double().flatten(1))
     return torch.cat(parts, dim=1)
 
 

@@ -5,6 +5,7 @@ Written to ``contract.json`` by ``policy.checkpoint``, compared with the robot f
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,13 +20,27 @@ class ContractError(ValueError):
 class StreamContract:
     """One feature stream: ``values`` (tokens, channels).
 
-    ``extractor`` identifies what made it (model, weights hash, classes).
+    ``extractor`` identifies what made it (model, weights hash, classes). ``use`` are the token rows that the policy
+    observes, ascending, empty for all; the stream itself always carries all. Raises ``ContractError`` for other rows.
     """
 
     name: str
     tokens: int
     channels: int
     extractor: dict[str, Any]
+    use: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.use) != sorted(set(self.use) & set(range(self.tokens))):
+            raise ContractError(
+                f"stream '{self.name}' uses the token rows {list(self.use)}, expected ascending rows of its "
+                f"{self.tokens} tokens."
+            )
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The token rows that the policy observes."""
+        return self.use or tuple(range(self.tokens))
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,8 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return content
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Contract:
@@ -57,7 +73,13 @@ class Contract:
                 dt_ns=int(content["dt_ns"]),
                 horizon=int(content["horizon"]),
                 streams=tuple(
-                    StreamContract(str(s["name"]), int(s["tokens"]), int(s["channels"]), dict(s["extractor"]))
+                    StreamContract(
+                        name=str(s["name"]),
+                        tokens=int(s["tokens"]),
+                        channels=int(s["channels"]),
+                        extractor=dict(s["extractor"]),
+                        use=tuple(int(row) for row in s.get("use", ())),  # contracts of before observe all
+                    )
                     for s in content["streams"]
                 ),
             )

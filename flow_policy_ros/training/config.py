@@ -22,6 +22,8 @@ class TrainConfig:
     """Checkpoint folder to write; training state and logs go into its sub-folder training/."""
     streams: tuple[str, ...] = ("detections",)
     """Feature streams of the episodes to observe beside the joint positions; none for joint positions alone."""
+    tokens: tuple[str, ...] = ()
+    """Tokens of the detections stream to observe, by class name (from extractor.json); all without it."""
     network: str = "residual_mlp"
     """Architecture: residual_mlp or dit."""
     sizes: tuple[str, ...] = ()
@@ -120,16 +122,22 @@ MAY_CHANGE = ("data", "out", "resume", "stop_at", "validate_every", "save_every"
 def check_same_run(before: dict[str, Any], now: TrainConfig) -> None:
     """Raise ``TrainError`` when ``now`` would not continue the run of configuration ``before``."""
     given = now.to_json()
+    # A state of before an option existed was trained as its default says.
+    before = {f.name: f.default for f in dataclasses.fields(now) if f.default is not dataclasses.MISSING} | before
     differ = [
         f"{_option(k)} was {before.get(k)}, now {given[k]}"
         for k in given
-        if k not in MAY_CHANGE and before.get(k) != (list(given[k]) if isinstance(given[k], tuple) else given[k])
+        if k not in MAY_CHANGE and _plain(before.get(k)) != _plain(given[k])
     ]
     if differ:
         raise TrainError(
             f"--resume cannot continue the run in {now.out}: {'; '.join(differ)}. Give the "
             "same options, or another --out."
         )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _option(name: str) -> str:

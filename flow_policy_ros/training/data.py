@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from flow_policy_ros.data.episodes import load_episodes, load_extractors
+from flow_policy_ros.data.episodes import EXTRACTOR_FILE, load_episodes, load_extractors
 from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.data.windows import Batch, Windows
 from flow_policy_ros.policy.action_space import make_action_space
@@ -15,6 +16,9 @@ from flow_policy_ros.policy.codec import VectorCodec, raw_observation
 from flow_policy_ros.policy.normaliser import Normaliser
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.training.config import TrainConfig, TrainError
+
+SELECTABLE = "detections"
+"""The stream whose tokens have names: the classes of its detector."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     )
     assert train is not None  # at least one episode is left to train on
     extractors = load_extractors(config.data)
+    rows = {SELECTABLE: _token_rows(config, train, extractors.get(SELECTABLE, {}))} if config.tokens else {}
     contract = Contract(
         robot=robots[0],
         joints=train.joints,
@@ -63,7 +68,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         dt_ns=chunk_dt_ns,
         horizon=config.horizon,
         streams=tuple(
-            StreamContract(name, tokens, channels, extractors.get(name, {}))
+            StreamContract(name, tokens, channels, extractors.get(name, {}), rows.get(name, ()))
             for name, (tokens, channels) in train.streams.items()
         ),
     )
@@ -79,6 +84,25 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     if len(samples.ticks) == 0:
         raise TrainError(f"no tick of {config.data} has features of every stream {config.streams}; check --delay-max.")
     return TrainingData(train, validation, _fit_codec(contract, train.gather(samples), config), summary)
+
+
+def _token_rows(config: TrainConfig, windows: Windows, extractor: dict[str, Any]) -> tuple[int, ...]:
+    """Rows of the tokens that ``config.tokens`` names, ascending. Raises ``TrainError`` for a name that has none."""
+    if SELECTABLE not in windows.streams:
+        raise TrainError(
+            f"--tokens selects from the stream '{SELECTABLE}', but --streams has only {list(config.streams)}. Add the "
+            "stream or leave --tokens out."
+        )
+    classes, tokens = extractor.get("classes", []), windows.streams[SELECTABLE][0]
+    if len(classes) != tokens:
+        raise TrainError(
+            f"--tokens needs the class names of '{SELECTABLE}' in {config.data / EXTRACTOR_FILE}: expected {tokens}, "
+            f"one per token, given {classes}. Run `flow_policy featurize` again, or leave --tokens out."
+        )
+    unknown = [name for name in config.tokens if name not in classes]
+    if unknown:
+        raise TrainError(f"--tokens has {unknown}, unknown in '{SELECTABLE}' of {config.data}; known: {classes}.")
+    return tuple(row for row, name in enumerate(classes) if name in config.tokens)
 
 
 def _fit_codec(contract: Contract, batch: Batch, config: TrainConfig) -> VectorCodec:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from flow_policy_ros.policy.checkpoint import Checkpoint
+from flow_policy_ros.runtime.contract import StreamContract
 
 
 def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
     """Markdown text; ``command`` is the exact command line that trained it."""
     contract, model, training = checkpoint.codec.contract, checkpoint.model, checkpoint.training
     data, validation = training["data"], training["validation"]
-    streams = [f"`{s.name}` ({s.tokens} tokens of {s.channels} channels)" for s in contract.streams]
+    streams = [_described(stream) for stream in contract.streams]
     sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items())
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     measured = ", ".join(f"{name} {value:.4g}" for name, value in validation.items()) or "not measured"
@@ -32,3 +33,11 @@ Trained with
 {command or "train(TrainConfig(...)) as in config.json"}
 ```
 """
+
+
+def _described(stream: StreamContract) -> str:
+    text = f"`{stream.name}` ({stream.tokens} tokens of {stream.channels} channels"
+    if stream.use:
+        names = stream.extractor.get("classes") or [f"row {row}" for row in range(stream.tokens)]
+        text += f", of which it uses only {', '.join(names[row] for row in stream.use)}"
+    return text + ")"
