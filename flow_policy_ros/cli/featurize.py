@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 HELP = "run the detector over recorded episodes"
+BEFORE_START_NS = 500_000_000
+"""Stamp of the picture before the start: longer ago than any delay in training, so that the very first tick is learned."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def featurize_files(paths: list[Path], arguments: Arguments) -> dict[str, object
         for k in ticks:
             robot.set_sim_state({name: column[k] for name, column in episode.sim_state.items()})
             values.append(extractor.extract(robot.render(), int(episode.stamps[k])).values)
-        streams = {**episode.streams, extractor.stream: (episode.stamps[list(ticks)], np.array(values))}
+        # The robot stood still before its start, in view of the camera: what it would have seen until the first picture.
+        stamps = np.concatenate([episode.stamps[:1] - BEFORE_START_NS, episode.stamps[list(ticks)]])
+        streams = {**episode.streams, extractor.stream: (stamps, np.array([values[0], *values]))}
         replace(episode, streams=streams).save(arguments.out / path.name)
     robot.close()
     return extractor.identity()
