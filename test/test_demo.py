@@ -70,7 +70,8 @@ def test_lockstep_over_dds_is_lockstep_in_one_process(files: Path, capsys: pytes
     expected = summarise(outcomes, loaded, 1.0, SEED)
     assert len({row.tobytes() for row in outcomes[0].commands}) > 15  # it moves: equality means something
     assert over_dds["per_episode"] == expected["per_episode"]
-    for key in ("trajectory_sha256", "chunks", "stale", "ticks", "ticks_active", "interventions", "intervention_rate", "faults"):
+    rates = ("intervention_rate", "joint_intervention_rate")
+    for key in ("trajectory_sha256", "chunks", "stale", "ticks", "ticks_active", "interventions", "faults", *rates):
         assert over_dds[key] == expected[key], key
     assert {"perception", "inference"} <= set(over_dds["latency_ms"])
 

@@ -33,6 +33,7 @@ SUMMARY = {
     "latency_profile": {"mode": "none"},
     "interventions": {"position": {}, "velocity": {"finger_a": 3}, "acceleration": {"finger_a": 2, "wrist": 9}},
     "intervention_rate": 0.25,
+    "joint_intervention_rate": 0.05,
     "ticks": 80,
     "ticks_active": 76,
     "chunks": 10,

@@ -14,13 +14,14 @@ from flow_policy_ros.evaluation.summary import CONTROL_PERIOD, print_summary, su
 from flow_policy_ros.runtime.latency import NO_LATENCY, LatencyProfile
 from flow_policy_ros.safety.command_loop import CommandStatistics
 
-NO_DELAY = SimpleNamespace(profile=None, stack=SimpleNamespace(latency=NO_LATENCY))
+ROBOT = SimpleNamespace(joints=("a", "b"))
+NO_DELAY = SimpleNamespace(profile=None, stack=SimpleNamespace(latency=NO_LATENCY), robot=ROBOT)
 
 
 def statistics(episodes: int) -> CommandStatistics:
     """As after so many episodes: a command loop counts on and on."""
     interventions = {"position": {"a": 0, "b": 0}, "velocity": {"a": 3 * episodes, "b": 0}, "acceleration": {"a": 0, "b": 1}}
-    return CommandStatistics(50 * episodes, 40 * episodes, 10 * episodes, interventions, {}, {})
+    return CommandStatistics(50 * episodes, 40 * episodes, 10 * episodes, interventions, {}, {}, 12 * episodes)
 
 
 def outcome(seed: int, success_steps: int, episodes: int, **durations: list[float]) -> EpisodeResult:
@@ -43,6 +44,7 @@ def test_figures() -> None:
     assert summary["latency_ms"] == {"inference": {"p50": 2.0, "p99": pytest.approx(2.98)}}  # no samples, no figure
     assert summary["interventions"] == {"position": {}, "velocity": {"a": 9}, "acceleration": {"b": 1}}
     assert summary["intervention_rate"] == 0.25
+    assert summary["joint_intervention_rate"] == pytest.approx(0.15)
     assert (summary["ticks"], summary["ticks_active"], summary["chunks"], summary["stale"]) == (150, 120, 18, 3)
     assert summary["realtime_factor"] == pytest.approx(0.5)  # 150 steps of 10 ms
     assert summary["latency_profile"] == {"mode": "none"}
@@ -72,7 +74,7 @@ def test_periods_are_no_latency() -> None:
 
 def test_the_injected_delays_are_named(tmp_path: Path) -> None:
     profile = LatencyProfile({"inference": (5.0, 7.0)}, "a machine")
-    loaded = SimpleNamespace(profile=tmp_path / "p.json", stack=SimpleNamespace(latency=profile))
+    loaded = SimpleNamespace(profile=tmp_path / "p.json", stack=SimpleNamespace(latency=profile), robot=ROBOT)
     figures = summarise(outcomes(), loaded, 1.0, 4)["latency_profile"]
     assert figures["mode"] == "injected" and figures["sha256"] == profile.sha256()
     assert figures["ms"]["inference"]["p50"] == 6.0

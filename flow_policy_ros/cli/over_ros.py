@@ -189,6 +189,7 @@ def statistics_of(report: dict[str, str], robot: Robot | None) -> CommandStatist
         interventions={kind: tables[f"interventions.{kind}"] for kind in KINDS},
         rejections=tables["rejections"],
         faults=tables["fault_count"],
+        joint_ticks_limited=int(report.get("joint_ticks_limited", 0)),
     )
 
 

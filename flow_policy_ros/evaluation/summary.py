@@ -63,6 +63,7 @@ def summarise(
             kind: {joint: n for joint, n in joints.items() if n} for kind, joints in counts.interventions.items()
         },
         "intervention_rate": counts.ticks_limited / counts.ticks_active if counts.ticks_active else 0.0,
+        "joint_intervention_rate": counts.joint_ticks_limited / max(1, counts.ticks_active * len(loaded.robot.joints)),
         "ticks": counts.ticks,
         "ticks_active": counts.ticks_active,
         "chunks": sum(o.chunks for o in outcomes),
@@ -169,7 +170,10 @@ def interventions_text(summary: dict[str, Any]) -> str:
         if joints:
             worst = max(joints, key=lambda joint: joints[joint])
             parts.append(f"{kind} {sum(joints.values())} (most: {worst} {joints[worst]})")
-    share = f"in {summary['intervention_rate']:.1%} of {summary['ticks_active']} active ticks"
+    share = (
+        f"on {summary['joint_intervention_rate']:.1%} of all joint set-points, in {summary['intervention_rate']:.1%} of "
+        f"{summary['ticks_active']} active ticks"
+    )
     return ": ".join([share, ", ".join(parts)] if parts else [share])
 
 

@@ -197,6 +197,7 @@ class CommandNode(ClosableNode):
             "ticks": statistics.ticks,
             "ticks_active": statistics.ticks_active,
             "ticks_limited": statistics.ticks_limited,
+            "joint_ticks_limited": statistics.joint_ticks_limited,
             **latency_values("period_error_ms", self._meter.errors),
             "missed_deadlines": self._meter.missed,
             **latency_values("stage_ms", self._stage),
