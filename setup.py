@@ -33,6 +33,7 @@ setup(
         *shared("launch"),
         *shared("config"),
         *shared("checkpoints"),
+        *shared("samples"),
     ],
     install_requires=["setuptools", "numpy", "PyYAML"],  # the rest by part: requirements/
     extras_require={"test": ["pytest"]},  # what colcon asks for

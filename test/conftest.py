@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from flow_policy_ros.ros.domain import free_domain
+
+ROOT = Path(__file__).resolve().parents[1]
+
 # Before anything imports rclpy, numpy or torch. Two test runs on one machine must not hear each other, and child
-# processes (nodes, the command line) inherit both.
-os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+# processes (nodes, the command line) inherit all of it.
+os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 if os.environ.get("ROS_DISTRO") == "humble":  # its name for the same
     os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).resolve().parents[1]
+# A loaded machine loses messages; what a test waits for is then sent again after 20 ms instead of 3 s.
+os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
 
 
 @pytest.fixture(scope="session")

@@ -177,3 +177,23 @@ def test_joint_order_follows_a_publisher_that_changes_its_order() -> None:
         order.select("joint state", ("a", "c"), [1.0, 2.0])
     assert order.select("joint state", ("a", "b"), [1.0, 2.0]).tolist() == [1.0, 2.0]
     assert order.select("chunk", ("b", "a"), [[2.0, 1.0], [4.0, 3.0]]).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_of_a_first_stream_the_policy_sees_what_came_first_until_the_reset() -> None:
+    contract = Contract("r", ("a",), ("a",), 10_000_000, 2, (StreamContract("s", 1, 1, {}, moment="first"),))
+    assembler = ObservationAssembler(contract, 1.0, 0.1)
+
+    def see(stamp: int, value: float) -> Observation | Stale:
+        assembler.on_joint_state(JointState(stamp, ("a",), np.zeros(1)), stamp)
+        assembler.on_features(Features(stamp, "s", np.full((1, 1), value, dtype=np.float32)), stamp)
+        return assembler.observe(stamp)
+
+    for stamp, value in ((0, 1.0), (50_000_000, 2.0), (100_000_000, 3.0)):
+        observation = see(stamp, value)
+        assert isinstance(observation, Observation)
+        assert observation.features["s"].item() == 1.0 and observation.stamps["s"] == 0
+    assembler.on_joint_state(JointState(300_000_000, ("a",), np.zeros(1)), 300_000_000)
+    assert isinstance(assembler.observe(300_000_000), Stale)  # a silent camera still stops it
+    assembler.clear()
+    after = see(400_000_000, 4.0)
+    assert isinstance(after, Observation) and after.features["s"].item() == 4.0

@@ -20,6 +20,7 @@ from ros_support import (  # noqa: F401
     ears_fixture,
     launcher_fixture,
     motion,
+    to_and_fro,
     values,
     write_robot,
 )
@@ -33,7 +34,9 @@ from trajectory_msgs.msg import JointTrajectory
 from flow_policy_ros.ros.messages import chunk_to_message, from_time
 from flow_policy_ros.runtime.types import Chunk
 
-STEP_NS = 10_000_000
+
+def stamp(message: JointStateMsg) -> int:
+    return from_time(message.header.stamp)
 
 
 def within_limits(positions: np.ndarray) -> None:
@@ -80,11 +83,13 @@ def test_follows_a_chunk_and_refuses_odd_ones(launcher: Launcher, ears: Ears, tm
     executed.wait_for()
     ears.connected(chunks)
 
-    ramp = np.minimum(0.4 * np.arange(40) * 0.01, 0.1)[:, None] * [1.0, -1.0]
-    sound = chunk_to_message(Chunk(from_time(executed.messages[-1].header.stamp), STEP_NS, JOINTS, ramp))
-    strangers = chunk_to_message(Chunk(ears.now(), STEP_NS, ("shoulder", "nose"), ramp + 1.0))
-    not_finite = chunk_to_message(Chunk(ears.now(), STEP_NS, JOINTS, np.full((16, 2), math.nan)))
-    uneven = chunk_to_message(Chunk(ears.now(), STEP_NS, JOINTS, ramp + 1.0))
+    # The end is held for 30 s, so that the chunk is not over before a busy machine delivers it.
+    ramp = np.minimum(0.04 * np.arange(300), 0.1)[:, None] * [1.0, -1.0]
+    step_ns = 100_000_000
+    sound = chunk_to_message(Chunk(from_time(executed.messages[-1].header.stamp), step_ns, JOINTS, ramp))
+    strangers = chunk_to_message(Chunk(ears.now(), step_ns, ("shoulder", "nose"), ramp + 1.0))
+    not_finite = chunk_to_message(Chunk(ears.now(), step_ns, JOINTS, np.full((16, 2), math.nan)))
+    uneven = chunk_to_message(Chunk(ears.now(), step_ns, JOINTS, ramp + 1.0))
     uneven.points[3].time_from_start.nanosec += 1
     for message in (strangers, not_finite, uneven, JointTrajectory(), sound, sound):
         chunks.publish(message)
@@ -101,21 +106,20 @@ def test_nan_joint_state_is_a_fault_and_a_decelerated_stop(
 ) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
     diagnostics = ears.diagnostics()
+    chunks = ears.speak(JointTrajectory, "policy/chunk")
     robot = FakeRobot(ears)
-    robot_file = write_robot(tmp_path)
-    node = launcher.node("command_node", robot_file, **UNHURRIED)
+    node = launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
     executed.wait_for()
-    launcher.chunks(robot_file, "shoulder", velocity=1.0)
-    executed.wait_for(lambda m: m.velocity[0] > 0.8, what="the chunk publisher did not move the joint")
+    ears.connected(chunks)
+    chunks.publish(chunk_to_message(to_and_fro(ears.now())))
+    executed.wait_for(lambda m: m.velocity[0] > 0.8, what="the chunk did not move the joint")
 
-    robot.say(list(JOINTS), [math.nan, 0.0])
-    fault = diagnostics.wait_for(lambda s: s.name == "command" and "bad_joint_state" in values(s)["faults"])
+    with ears.insisting(lambda: robot.say(list(JOINTS), [math.nan, 0.0])):
+        fault = diagnostics.wait_for(lambda s: s.name == "command" and "bad_joint_state" in values(s)["faults"])
     assert fault.level == b"\x02" and "shoulder" in fault.message
-    moving = executed.wait_for(lambda m: m.velocity[0] > 0.8)
-    executed.wait_for(
-        lambda m: from_time(m.header.stamp) > from_time(moving.header.stamp) and m.velocity[0] == 0.0,
-        what="no stop although chunks went on",
-    )
+    latched = ears.now()
+    chunks.publish(chunk_to_message(to_and_fro(latched)))
+    executed.wait_for(lambda m: stamp(m) > latched and m.velocity[0] == 0.0, what="no stop although chunks went on")
     executed.wait_count(len(executed.messages) + 20)
     positions = motion(executed.messages)
     assert np.isfinite(positions).all()
@@ -123,23 +127,32 @@ def test_nan_joint_state_is_a_fault_and_a_decelerated_stop(
     assert np.ptp(positions[-20:], axis=0).max() == 0.0
 
     assert ears.trigger("command/reset").success  # and only that leads out of a fault
-    executed.wait_for(lambda m: m.velocity[0] > 0.8, after=len(executed.messages), what="no motion after the reset")
+    chunks.publish(chunk_to_message(to_and_fro(ears.now(), centre=positions[-1, 0])))
+    executed.wait_for(lambda m: m.velocity[0] > 0.8, after=len(positions), what="no motion after the reset")
     assert node.alive()
 
 
 def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
+    chunks = ears.speak(JointTrajectory, "policy/chunk")
     FakeRobot(ears)
-    robot_file = write_robot(tmp_path)
-    launcher.node("command_node", robot_file, **UNHURRIED)
+    launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
     executed.wait_for()
-    launcher.chunks(robot_file, "shoulder", velocity=1.0)
+    ears.connected(chunks)
+    chunks.publish(chunk_to_message(to_and_fro(ears.now())))
     executed.wait_for(lambda m: m.velocity[0] > 0.8)
     answer = ears.trigger("command/reset")
     assert not answer.success and "moves" in answer.message
-    executed.wait_for(lambda m: m.velocity[0] == 0.0, after=len(executed.messages))
+    refused = ears.now()
+    chunks.publish(chunk_to_message(to_and_fro(refused)))
+    executed.wait_for(lambda m: stamp(m) > refused and m.velocity[0] == 0.0, what="no stop after the refusal")
+    executed.wait_count(len(executed.messages) + 20)
+    positions = motion(executed.messages)
+    within_limits(positions)
+    assert np.ptp(positions[-20:], axis=0).max() == 0.0
+    later = motion([m for m in executed.messages if stamp(m) > refused])
+    assert np.ptp(later[:, 0]) < 0.05  # braked at once: the chunk would have led 0.5 rad to and fro
     assert ears.trigger("command/reset").success
-    within_limits(motion(executed.messages))
 
 
 def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_nodes_give_what_one_process_gives(
     launcher.node("perception_node", robot_file, **detector, **lockstep)
     launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, policy__seed=7, **delayed)
     launcher.node("command_node", robot_file, **delayed)
-    executed = ears.listen(JointStateMsg, "command/executed", QoSProfile(depth=1000))
+    executed = ears.listen(JointStateMsg, "command/executed")
     chunk_info = ears.listen(DiagnosticStatus, "policy/chunk_info")
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     status = ears.listen(DiagnosticStatus, "sim/status", latched)
@@ -105,7 +105,7 @@ def test_the_nodes_give_what_one_process_gives(
     assert len({v.tobytes() for v in expected.commands}) > 20  # it moves, so that equality means something
     assert features.last is not None and len(features.last.scores)  # and something was detected
 
-    until(lambda: ears.node.count_publishers("features/detections") > 0, "the perception node did not start")
+    until(lambda: ears.node.count_subscribers("camera/image_raw") > 0, "the perception node did not start")
     for service in ("policy/reset", "command/reset", "sim/reset"):
         assert ears.trigger(service).success
     done = status.wait_for(lambda s: values(s)["state"] == "done", what="the episode did not end")

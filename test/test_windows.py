@@ -120,3 +120,18 @@ def test_statistics():
         VectorStatistics.of(np.zeros(3))
     with pytest.raises(ValueError, match="NaN or Inf"):
         VectorStatistics.of(np.full((2, 2), np.nan))
+
+
+def test_of_a_first_stream_every_sample_has_its_own_episodes_first_features() -> None:
+    from flow_policy_ros.data.episodes import Episode
+
+    def episode(seed: int, ticks: int, value: float) -> Episode:
+        stamps = np.arange(ticks, dtype=np.int64) * 10_000_000
+        rows = np.zeros((ticks, 1))
+        values = value + np.arange(3, dtype=np.float32).reshape(3, 1, 1)
+        seen = np.array([-500, 0, 40], dtype=np.int64) * 1_000_000
+        return Episode("door", seed, True, 10_000_000, stamps, ("a",), rows, rows, rows, {"s": (seen, values)})
+
+    windows = Windows([episode(0, 6, 10.0), episode(1, 9, 20.0)], ["s"], 2, 10_000_000, (0.0, 0.1), ["s"])
+    batch = windows.gather(windows.samples(0, 0))
+    assert batch.features["s"].ravel().tolist() == [10.0] * 6 + [20.0] * 9

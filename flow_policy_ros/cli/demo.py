@@ -69,6 +69,7 @@ def demo(arguments: Arguments) -> int:
 
     from rich.console import Console
 
+    from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.cli.over_ros import run_over_ros
     from flow_policy_ros.evaluation.report import write_report
     from flow_policy_ros.evaluation.setup import load, select
@@ -80,6 +81,8 @@ def demo(arguments: Arguments) -> int:
     for name, number in (("--episodes", arguments.episodes), ("--control-steps", arguments.control_steps)):
         if number < 1:
             raise ParameterError(f"{name} is {number}, expected 1 or more.")
+    require_file("--json", arguments.json)
+    make_folder("--out", arguments.out)
     console = Console()
     choose_backend()
     selection = select(
@@ -88,7 +91,6 @@ def demo(arguments: Arguments) -> int:
     )  # fmt: skip
     with console.status("loading the policy; on a machine's first run also measuring how long it takes"):
         loaded = load(selection, "none" if arguments.realtime else arguments.latency)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     display = Display(console, arguments)
     start = time.monotonic()
     with handled(signal.SIGTERM, _interrupt), display:

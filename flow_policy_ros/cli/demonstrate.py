@@ -46,6 +46,7 @@ def record(arguments: Arguments) -> int:
     """Record the episodes; existing ones in the folder are kept and counted."""
     from rich.progress import track
 
+    from flow_policy_ros.cli.outputs import make_folder
     from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
@@ -60,7 +61,7 @@ def record(arguments: Arguments) -> int:
     except (SimError, RobotFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_folder("--out", arguments.out)
     kept, seed = 0, arguments.seed
     for _ in track(range(arguments.episodes), description=f"recording {arguments.task}"):
         while True:

@@ -67,9 +67,17 @@ def evaluate(arguments: Arguments) -> int:
     """Run the episodes, print the table, write what was asked for."""
     from rich.console import Console
 
+    from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.evaluation.setup import select
     from flow_policy_ros.evaluation.summary import print_summary
+    from flow_policy_ros.runtime.parameters import ParameterError, SimParameters, check
 
+    if arguments.episodes < 1:
+        raise ParameterError(f"--episodes is {arguments.episodes}, expected 1 or more.")
+    check(SimParameters, "steps", arguments.control_steps, "--control-")
+    require_file("--json", arguments.json)
+    make_folder("--out", arguments.out)
+    make_folder("--bag", arguments.bag)
     selection = select(
         arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,

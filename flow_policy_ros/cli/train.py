@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
     """Returns 0, 1 when Ctrl-C ended it early (the checkpoint is usable), 2 when the input is bad."""
     import tyro
 
+    from flow_policy_ros.cli.outputs import require_file
     from flow_policy_ros.data.episodes import EpisodeError
     from flow_policy_ros.training.config import TrainConfig, TrainError
     from flow_policy_ros.training.trainer import train
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
 
     try:
         arguments = tyro.cli(Arguments, args=argv, prog="flow_policy train")
+        require_file("--json", arguments.json)
         result = train(arguments.config, shlex.join(["flow_policy", "train", *argv]))
     except (TrainError, EpisodeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

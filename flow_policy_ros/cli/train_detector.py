@@ -64,6 +64,7 @@ def run(arguments: Arguments, argv: list[str]) -> int:
     import numpy as np
     import torch
 
+    from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.training.progress import ProgressBar
     from flow_policy_ros.vision.dataset import DatasetError, read_yolo_folder
     from flow_policy_ros.vision.detector import DetectorError, load_detector
@@ -76,6 +77,8 @@ def run(arguments: Arguments, argv: list[str]) -> int:
         raise DetectorError(f"--image-size is {arguments.image_size}, expected a multiple of 32 from 64 up.")
     if min(arguments.images, arguments.epochs, arguments.batch, arguments.threads) < 1 or not arguments.learning_rate > 0:
         raise DetectorError("--images, --epochs, --batch, --threads and --learning-rate must be above zero.")
+    require_file("--json", arguments.json)
+    make_folder("--out", arguments.out)
     torch.set_num_threads(arguments.threads)
     architecture = architecture_of(arguments.model)
     if arguments.dataset is not None:

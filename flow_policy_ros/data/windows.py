@@ -45,7 +45,8 @@ class Windows:
     """Samples of ``episodes``: chunks of ``horizon`` points ``chunk_dt_ns`` apart, observing ``streams``.
 
     A feature is visible from its stamp + a delay on, which is drawn per sample from ``delay_s`` = (least, greatest)
-    seconds. ``joints`` is the column order of positions and actions. Raises ``EpisodeError`` for episodes that do not
+    seconds; of the streams ``of_first`` every sample has the episode's first. ``joints`` is the column order of positions
+    and actions. Raises ``EpisodeError`` for episodes that do not
     belong together, ``ValueError`` for a chunk spacing that is no multiple of the episodes' tick.
     """
 
@@ -56,6 +57,7 @@ class Windows:
         horizon: int,
         chunk_dt_ns: int,
         delay_s: tuple[float, float] = (0.0, 0.0),
+        of_first: Sequence[str] = (),
     ) -> None:
         if not episodes:
             raise EpisodeError("there are no episodes to cut; record some.")
@@ -79,6 +81,7 @@ class Windows:
         self._values = {
             name: np.concatenate([_stream(e, name, self.streams[name])[1] for e in episodes]) for name in streams
         }
+        self._of_first = frozenset(of_first)
         self._delay_ns = (round(delay_s[0] * 1e9), round(delay_s[1] * 1e9))
 
     def samples(self, seed: int, epoch: int) -> Samples:
@@ -89,6 +92,8 @@ class Windows:
         for name, stamps in self._stamps.items():
             delays = generator.integers(self._delay_ns[0], self._delay_ns[1], size=len(ticks), endpoint=True)
             rows[name] = _newest_visible(self._tick_stamps, stamps, delays)
+            if name in self._of_first:
+                rows[name] = np.where(rows[name] >= 0, _first_rows(self._tick_stamps, stamps), -1)
         seen = np.all([row >= 0 for row in rows.values()], axis=0) if rows else np.ones(len(ticks), dtype=bool)
         return Samples(ticks, rows).take(np.flatnonzero(seen))
 
@@ -117,6 +122,12 @@ class Windows:
         size = min(size, count)
         for k in range(start, count // size):
             yield self.gather(samples.take(order[k * size : (k + 1) * size]))
+
+
+def _first_rows(ticks: list[Indices], stamps: list[Indices]) -> Indices:
+    """Per tick the first row (over all episodes) of its episode."""
+    starts = np.cumsum([0, *(len(stamp) for stamp in stamps[:-1])])
+    return np.repeat(starts, [len(tick) for tick in ticks])
 
 
 def _newest_visible(ticks: list[Indices], stamps: list[Indices], delays: Indices) -> Indices:

@@ -78,7 +78,7 @@ class CommandNode(ClosableNode):
         self._commands = self.create_publisher(
             command_message_type(robot.command_interface), robot.command_topic, qos.RELIABLE
         )
-        self._executed = self.create_publisher(JointStateMsg, "command/executed", qos.RELIABLE)
+        self._executed = self.create_publisher(JointStateMsg, "command/executed", qos.RECORD)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         if lockstep.enabled:
             patience = Patience(COMMAND_SHARE * lockstep.timeout_s)
@@ -133,6 +133,7 @@ class CommandNode(ClosableNode):
         if kind not in self._malformed:
             self.get_logger().warning(f"refused: {error}")
         self._malformed[kind] = self._malformed.get(kind, 0) + 1
+        self._loop.last_rejection = str(error)
 
     def _tick(self) -> None:
         start = time.perf_counter_ns()
@@ -165,6 +166,7 @@ class CommandNode(ClosableNode):
             self._lockstep.reset()
         elif not self._loop.at_rest:
             self._ignore_chunks = True
+            self._loop.drop_chunks()
             response.success = False
             response.message = "the robot moves; it is being stopped and chunks are ignored. Call again when it stands."
             return response
@@ -190,6 +192,8 @@ class CommandNode(ClosableNode):
         if not faults and state in (GuardState.INACTIVE, GuardState.STOPPING, GuardState.HOLDING):
             level = WARN
         message = "; ".join(f"{f.name}: {f.detail}" for f in faults) if faults else MESSAGES.get(state, state.value)
+        if state is GuardState.INACTIVE and self._lockstep is None:
+            message += f": {self._loop.start_problem(self._now()) or 'there is one'}"
         values: dict[str, object] = {
             "state": state.value,
             "state_since": self._state_since,

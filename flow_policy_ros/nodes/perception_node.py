@@ -57,23 +57,26 @@ class PerceptionNode(ClosableNode):
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
         self._refused: dict[str, int] = {}
+        self._problem: str | None = None  # why the newest image was refused
         self._images = 0
         self._dropped = 0
         self._last_image = time.monotonic()
+        self._silent = False  # and said so
         self._live = not lockstep.enabled
         self._pending: deque[Image | CompressedImage] = deque(maxlen=1 if self._live else None)
         self._arrived = threading.Condition()
         self._ended = False
 
+        # First of all: who sees this node's features may rely on its waiting for images.
+        kind = CompressedImage if self._camera.topic.endswith("compressed") else Image
+        self.create_subscription(kind, self._camera.topic, self._on_image, qos.image_reader(lockstep.enabled))
         self._publisher = self.create_publisher(Image, f"features/{self._features.stream}", qos.RELIABLE)
         self._overlay = self.create_publisher(Image, "perception/overlay", qos.IMAGE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._info = self.create_publisher(String, f"features/{self._features.stream}/info", qos.LATCHED)
         self._info.publish(String(data=json.dumps(self._features.identity())))
-        kind = CompressedImage if self._camera.topic.endswith("compressed") else Image
         self._worker = threading.Thread(target=self._run, name="perception", daemon=True)
         self._worker.start()
-        self.create_subscription(kind, self._camera.topic, self._on_image, qos.image_reader(lockstep.enabled))
         self.create_timer(1.0, self._diagnose, clock=STEADY)
 
     def close(self) -> None:
@@ -101,11 +104,13 @@ class PerceptionNode(ClosableNode):
                 message = self._pending.popleft()
             try:
                 self._look(message)
+                self._problem = None
             except (MessageError, DetectorError) as error:
                 kind = type(error).__name__
                 if kind not in self._refused:
                     self.get_logger().warning(f"refused: {error}")
                 self._refused[kind] = self._refused.get(kind, 0) + 1
+                self._problem = f"{error} The camera is '{self._camera.name}' on topic {self._camera.topic}."
 
     def _look(self, message: Image | CompressedImage) -> None:
         start = time.perf_counter()
@@ -131,12 +136,17 @@ class PerceptionNode(ClosableNode):
     def _diagnose(self) -> None:
         silent_s = time.monotonic() - self._last_image
         level, message = OK, "running"
-        if self._live and silent_s > self._silence_s:
+        was_silent, self._silent = self._silent, self._live and silent_s > self._silence_s
+        if self._silent:
             level = ERROR
             message = (
                 f"no image on topic {self.resolve_topic_name(self._camera.topic)} for {silent_s:.0f} s. Check that "
                 f"camera '{self._camera.name}' runs and that the robot file names its topic."
             )
+            if not was_silent:
+                self.get_logger().error(message)
+        elif self._problem is not None:
+            level, message = ERROR, self._problem
         elif not self._images:
             level, message = WARN, "waiting for the first image"
         if not self._worker.is_alive():

@@ -5,21 +5,22 @@ No node's behaviour is in here.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from flow_policy_ros.runtime.parameters import ParameterError
-from flow_policy_ros.runtime.robot import RobotFileError
-
 REFUSED = 2
+BUG = 70
+"""Exit code when the node itself failed while it was being built."""
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 """For timers: a period is wall time, also when the node's own clock is a simulated one or is set."""
 
@@ -34,7 +35,8 @@ class ClosableNode(Node):
 def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: type[Exception]) -> int:
     """Build the node, spin it until SIGINT or SIGTERM; returns the exit code.
 
-    A ``refusals`` error while building is bad input: its text goes to standard error and the exit code is 2.
+    A ``ValueError`` or one of ``refusals`` while building is bad input: its text goes to standard error and the exit code
+    is 2. After any other error the exit code is 70, and FLOW_POLICY_DEBUG=1 shows the traceback.
     """
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,9 +47,17 @@ def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: ty
         return _refuse(f"the ROS arguments cannot be used: {error}")
     try:
         node = build()
-    except (RobotFileError, ParameterError, ParameterException, *refusals) as error:
+    except Exception as error:
         rclpy.try_shutdown()
-        return _refuse(str(error))
+        if os.environ.get("FLOW_POLICY_DEBUG"):
+            traceback.print_exc()
+        if isinstance(error, (ValueError, ParameterException, NameValidationException, *refusals)):
+            return _refuse(str(error))
+        _refuse(
+            f"{type(error).__name__}: {error}. The node could not be started; run it again with FLOW_POLICY_DEBUG=1 for "
+            "the traceback to report."
+        )
+        return BUG
     executor = make_executor()
     executor.add_node(node)
     try:

@@ -7,6 +7,7 @@ with the normalisers and their hash); ``README.md``.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,9 +51,11 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = ""
         name: tensor.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    write_tensors(folder / WEIGHTS, weights)
     config = {
         "format": FORMAT,
         "kind": KIND,
+        "weights_sha256": file_sha256(folder / WEIGHTS),
         "network": {"name": model.network_name, "sizes": dataclasses.asdict(model.network_config)},
         "flow": {
             "path": "straight",
@@ -68,7 +71,6 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = ""
         "action": codec.action_normaliser.to_json(),
     }
     contract = codec.contract.to_json() | {"normaliser": normaliser, "normaliser_sha256": json_sha256(normaliser)}
-    write_tensors(folder / WEIGHTS, weights)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     write_text(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
     write_text(folder / README, readme or "# Vector flow policy\n")
@@ -120,7 +122,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             f"checkpoint {folder}: {error} Copy the whole folder again, or use the version of this package that "
             "wrote it."
         ) from error
-    _load_weights(model, folder / WEIGHTS)
+    _load_weights(model, folder / WEIGHTS, config.get("weights_sha256"))
     return Checkpoint(model.eval(), codec, dict(config.get("training", {})))
 
 
@@ -139,9 +141,11 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _load_weights(model: VectorFlowModel, path: Path) -> None:
+def _load_weights(model: VectorFlowModel, path: Path, sha256: str | None) -> None:
+    """``sha256`` None: a checkpoint of the first days, whose weights were not hashed."""
     try:
         weights = load_file(path)
+        given = file_sha256(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"weights {path} cannot be read ({error}). Copy the file again; if the folder comes from a git clone, "
@@ -157,7 +161,23 @@ def _load_weights(model: VectorFlowModel, path: Path) -> None:
             f"{ours.get(first)}, given {theirs.get(first)}. {CONFIG}, {CONTRACT} and {WEIGHTS} must come from the same "
             "training; copy the whole folder again."
         )
+    if sha256 is not None and given != sha256:
+        raise CheckpointError(
+            f"weights {path} are not the ones that {CONFIG} describes (sha256 {given[:12]}…, expected {sha256[:12]}…). "
+            "The file was damaged or belongs to another checkpoint; copy the whole folder again."
+        )
+    broken = sorted(name for name, tensor in weights.items() if not torch.isfinite(tensor).all())
+    if broken:
+        raise CheckpointError(
+            f"weights {path} hold NaN or Inf in {len(broken)} tensors, first {broken[0]}. The training diverged; use an "
+            "earlier checkpoint or a lower learning rate."
+        )
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

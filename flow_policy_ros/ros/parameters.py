@@ -61,12 +61,13 @@ class NodeParameters:
     def __init__(
         self, node: Node, robot: Robot, prefixes: tuple[str, ...], on_change: Callable[[str, Any], None] | None = None
     ) -> None:
-        """Raises ``ParameterError`` for a value out of type, bounds or choices."""
+        """Raises ``ParameterError`` for a value out of type, bounds or choices, and for an unknown name under a prefix."""
         self._on_change = on_change
         self._blocks: dict[str, Any] = {}
         for prefix in prefixes:
             cls = BLOCKS[prefix]
             self._blocks[prefix] = _declare(node, cls, prefix, from_flat(cls, prefix, robot.parameters))
+            _refuse_unknown(node, cls, prefix)
         node.add_on_set_parameters_callback(self._set)
 
     def block(self, cls: type[T]) -> T:
@@ -91,6 +92,14 @@ class NodeParameters:
                 if block != previous[prefix]:
                     self._on_change(prefix, block)
         return SetParametersResult(successful=True)
+
+
+def _refuse_unknown(node: Node, cls: type, prefix: str) -> None:
+    """ROS drops a given parameter that nobody declares: of a misspelt limit nothing would be heard again."""
+    for name, given in node._parameter_overrides.items():  # rclpy has no public way to see them
+        head, _, tail = name.partition(".")
+        if head == prefix:
+            check(cls, tail, given.value, prefix + ".")
 
 
 def _declare(node: Node, cls: type[T], prefix: str, defaults: T) -> T:

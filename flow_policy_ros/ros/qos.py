@@ -16,6 +16,9 @@ def _profile(depth: int, reliability: ReliabilityPolicy, durability: DurabilityP
 RELIABLE = _profile(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Publishers of joint states, features, chunks, commands; their readers, where nothing may be lost."""
 
+RECORD = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Publishers of what nobody may miss any of, such as the set-points really sent: a reader may be a second behind."""
+
 IMAGE = _profile(2, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Publishers of images: large, so few are kept."""
 

@@ -96,6 +96,7 @@ class ObservationAssembler:
         self._order = JointOrder(contract.joints)
         self._joint_positions: StampedBuffer[FloatArray] = StampedBuffer()
         self._features: dict[str, StampedBuffer[NDArray[np.float32]]] = {n: StampedBuffer() for n in self._streams}
+        self._first: dict[str, Entry[NDArray[np.float32]]] = {}
 
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. Raises ``BadInput``."""
@@ -114,6 +115,9 @@ class ObservationAssembler:
             self._count(error)
             raise
         self._features[features.stream].put(values, features.stamp, received)
+        first = self._first.get(features.stream)
+        if first is None or features.stamp < first.stamp:
+            self._first[features.stream] = Entry(values, features.stamp, received)
 
     def observe(self, now: int) -> Observation | Stale:
         """The newest inputs received by ``now``, or the first reason why there is no observation."""
@@ -128,6 +132,8 @@ class ObservationAssembler:
             problem = age_problem(f"features '{name}'", entry, now, self.features_max_age_s)
             if entry is None or problem is not None:
                 return Stale(problem or "")
+            if self._streams[name].moment == "first" and self._first[name].received <= now:
+                entry = self._first[name]  # the newest has shown that the stream is alive
             values[name] = entry.item
             stamps[name] = entry.stamp
         return Observation(joints.stamp, joints.item, values, stamps)
@@ -137,6 +143,7 @@ class ObservationAssembler:
         self._joint_positions.clear()
         for buffer in self._features.values():
             buffer.clear()
+        self._first.clear()
 
     def _checked(self, features: Features) -> NDArray[np.float32]:
         stream = self._streams.get(features.stream)

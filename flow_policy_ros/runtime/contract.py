@@ -16,12 +16,17 @@ class ContractError(ValueError):
     """A checkpoint that does not fit the robot, or an observation that does not fit the checkpoint."""
 
 
+MOMENTS = ("newest", "first")
+
+
 @dataclass(frozen=True)
 class StreamContract:
     """One feature stream: ``values`` (tokens, channels).
 
     ``extractor`` identifies what made it (model, weights hash, classes). ``use`` are the token rows that the policy
-    observes, ascending, empty for all; the stream itself always carries all. Raises ``ContractError`` for other rows.
+    observes, ascending, empty for all; the stream itself always carries all. ``moment`` says which features it observes:
+    the ``newest``, or the ``first`` since the last reset (what the camera saw before the robot moved). Raises
+    ``ContractError`` for anything else.
     """
 
     name: str
@@ -29,8 +34,11 @@ class StreamContract:
     channels: int
     extractor: dict[str, Any]
     use: tuple[int, ...] = ()
+    moment: str = "newest"
 
     def __post_init__(self) -> None:
+        if self.moment not in MOMENTS:
+            raise ContractError(f"stream '{self.name}' has the moment {self.moment!r}, expected one of {MOMENTS}.")
         if list(self.use) != sorted(set(self.use) & set(range(self.tokens))):
             raise ContractError(
                 f"stream '{self.name}' uses the token rows {list(self.use)}, expected ascending rows of its "
@@ -79,6 +87,7 @@ class Contract:
                         channels=int(s["channels"]),
                         extractor=dict(s["extractor"]),
                         use=tuple(int(row) for row in s.get("use", ())),  # contracts of before observe all
+                        moment=str(s.get("moment", "newest")),
                     )
                     for s in content["streams"]
                 ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STAGES = ("perception", "inference")
+REMEDY = "give one that 'flow_policy evaluate' measured (kept in ~/.cache/flow_policy_ros), or use --latency measured."
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,15 @@ class LatencyProfile:
         """Read a JSON profile. Raises ``ValueError`` naming file and remedy."""
         try:
             content = json.loads(Path(path).read_text())
-            samples = {stage: tuple(float(x) for x in content["samples_ms"][stage]) for stage in content["samples_ms"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            samples = {stage: tuple(map(float, durations)) for stage, durations in content["samples_ms"].items()}
+        except OSError as error:
+            raise ValueError(f"latency profile {path} cannot be read ({error.strerror}); {REMEDY}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"latency profile {path} is not text; {REMEDY}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"latency profile {path} cannot be read ({error!r}); give a file that 'flow_policy evaluate' "
-                "has written, or use --latency measured."
+                f'latency profile {path} is not JSON of the form {{"samples_ms": {{"inference": [21.5, …]}}}} ({error}); '
+                f"{REMEDY}"
             ) from error
         unknown = sorted(set(samples) - set(STAGES))
         if unknown or any(not 0 <= x < 60_000 for xs in samples.values() for x in xs):

@@ -7,6 +7,8 @@ A robot file is ROS-native YAML (``/**: ros__parameters:``), so that it can be g
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from flow_policy_ros.runtime.parameters import BLOCKS
 from flow_policy_ros.runtime.types import FloatArray
 
 
@@ -70,6 +73,9 @@ class Robot:
 
 
 INTERFACES = ("joint_trajectory", "float64_array", "joint_state")
+KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
+        "limits")
+TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,6 +108,30 @@ def _need(tree: dict[str, Any], key: str, kind: type | tuple[type, ...], where: 
     return tree[key]
 
 
+def _known(tree: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    """A misspelt key would silently leave its default in force."""
+    strangers = [key for key in tree if key not in keys]
+    if strangers:
+        raise RobotFileError(f"{where}: unknown keys {strangers}, expected {', '.join(keys)}. Correct or remove them.")
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of float
+        return False
+
+
+def _topic(tree: dict[str, Any], key: str, where: str) -> str:
+    topic = str(_need(tree, key, str, where))
+    if not TOPIC.fullmatch(topic):
+        raise RobotFileError(
+            f"{where}: '{key}' is {topic!r}, which is no ROS topic name; expected letters, digits and _ in parts joined "
+            "by /, no part beginning with a digit."
+        )
+    return topic
+
+
 def _joint_limits(joints: tuple[str, ...], limits: dict[str, Any], where: str) -> JointLimits:
     missing = [j for j in joints if j not in limits]
     unknown = [j for j in limits if j not in joints]
@@ -116,9 +146,10 @@ def _joint_limits(joints: tuple[str, ...], limits: dict[str, Any], where: str) -
         here = f"{where}: robot.limits.{joint}"
         if not isinstance(entry, dict):
             raise RobotFileError(f"{here} is {entry!r}, expected position, velocity and acceleration.")
+        _known(entry, ("position", "velocity", "acceleration", "effort"), here)
         bounds = _need(entry, "position", list, here)
-        numbers = all(isinstance(b, (int, float)) and np.isfinite(b) for b in bounds)
-        if len(bounds) != 2 or not numbers or not bounds[0] < bounds[1]:
+        numbers = len(bounds) == 2 and all(map(_finite, bounds)) and _finite(float(bounds[1]) - float(bounds[0]))
+        if not numbers or not bounds[0] < bounds[1]:
             raise RobotFileError(
                 f"{here}.position is {bounds}, expected [lower, upper], finite, with lower < upper, rad or m. "
                 "For a joint without stops give the range that it may be commanded in."
@@ -126,11 +157,12 @@ def _joint_limits(joints: tuple[str, ...], limits: dict[str, Any], where: str) -
         columns["lower"].append(float(bounds[0]))
         columns["upper"].append(float(bounds[1]))
         for key in ("velocity", "acceleration"):
-            value = float(_need(entry, key, (int, float), here))
-            if not (np.isfinite(value) and value > 0):
+            value = _need(entry, key, (int, float), here)
+            if not (_finite(value) and value > 0):
                 raise RobotFileError(f"{here}.{key} is {value}, expected a finite number above zero.")
-            columns[key].append(value)
-        columns["effort"].append(float(_need({"effort": np.inf, **entry}, "effort", (int, float), here)))
+            columns[key].append(float(value))
+        effort = _need({"effort": np.inf, **entry}, "effort", (int, float), here)
+        columns["effort"].append(float(effort) if _finite(effort) else np.inf)
     return JointLimits(names=joints, **{k: np.array(v) for k, v in columns.items()})
 
 
@@ -138,10 +170,12 @@ def _camera(name: str, entry: Any, where: str) -> Camera:
     here = f"{where}: robot.cameras.{name}"
     if not isinstance(entry, dict):
         raise RobotFileError(f"{here} is {entry!r}, expected topic, width, height and rate_hz.")
-    topic = _need(entry, "topic", str, here)
+    _known(entry, ("topic", "width", "height", "rate_hz"), here)
+    topic = _topic(entry, "topic", here)
     size = {key: _need(entry, key, (int, float), here) for key in ("width", "height", "rate_hz")}
-    if not all(np.isfinite(value) and value > 0 for value in size.values()):
-        raise RobotFileError(f"{here} has {size}, expected width and height in pixels and rate_hz above zero.")
+    whole = all(isinstance(size[key], int) for key in ("width", "height"))
+    if not whole or not all(_finite(value) and value > 0 for value in size.values()):
+        raise RobotFileError(f"{here} has {size}, expected width and height in whole pixels and rate_hz above zero.")
     return Camera(name, topic, int(size["width"]), int(size["height"]), float(size["rate_hz"]))
 
 
@@ -149,12 +183,14 @@ def load_robot(path: str | Path) -> Robot:
     """Read a robot file. Raises ``RobotFileError`` naming the file, the key and the remedy."""
     path = Path(path)
     try:
-        tree = yaml.load(path.read_text(), Loader=_Loader)  # derived from SafeLoader
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # derived from SafeLoader
     except OSError as error:
         raise RobotFileError(f"robot file {path} cannot be read: {error.strerror}. Give the path of a YAML file "
                              "such as config/robots/adroit_door.yaml.") from error
-    except yaml.YAMLError as error:
-        raise RobotFileError(f"robot file {path} is not YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RobotFileError(
+            f"robot file {path} is not YAML: {error}. Give a text file such as config/robots/adroit_door.yaml."
+        ) from error
     try:
         parameters = tree["/**"]["ros__parameters"]
     except (TypeError, KeyError) as error:
@@ -164,6 +200,9 @@ def load_robot(path: str | Path) -> Robot:
     if not isinstance(parameters, dict):
         raise RobotFileError(f"{where}: 'ros__parameters' is {parameters!r}, expected the 'robot' block in it.")
     robot = _need(parameters, "robot", dict, where)
+    _known(robot, KEYS, where + ": robot")
+    for name in BLOCKS:
+        _need({name: {}, **parameters}, name, dict, where)
     joints = tuple(_need(robot, "joints", list, where + ": robot"))
     if not all(isinstance(joint, str) for joint in joints) or len(set(joints)) != len(joints) or not joints:
         raise RobotFileError(f"{where}: robot.joints must be names, each once and at least one; given: {joints}.")
@@ -188,8 +227,8 @@ def load_robot(path: str | Path) -> Robot:
         groups=groups,
         limits=_joint_limits(joints, _need(robot, "limits", dict, where + ": robot"), where),
         cameras=cameras,
-        joint_state_topic=str(robot.get("joint_state_topic", "joint_states")),
-        command_topic=str(robot.get("command_topic", "joint_command")),
+        joint_state_topic=_topic({"joint_state_topic": "joint_states", **robot}, "joint_state_topic", where + ": robot"),
+        command_topic=_topic({"command_topic": "joint_command", **robot}, "command_topic", where + ": robot"),
         command_interface=interface,
         limits_source=str(robot.get("limits_source", "")),
         parameters=_flatten({k: v for k, v in parameters.items() if k != "robot"}),

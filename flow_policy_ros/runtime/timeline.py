@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from flow_policy_ros.runtime.buffers import StampedBuffer
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.types import Chunk, FloatArray
+
+MAX_FUTURE_NS = 1_000_000_000
+"""A chunk is stamped with a measurement, so its stamp lies ahead of its receiver's clock by their clocks' error alone."""
 
 
 class ExecutionPolicy(Protocol):
@@ -51,7 +56,8 @@ class ChunkTimeline:
         """Take a chunk, visible from ``received`` on (or from its stamp, if that is later).
 
         Raises ``BadInput``: names that are not exactly our joints, wrong shape, NaN or Inf, ``dt_ns`` not above zero,
-        a stamp older than the visible chunk's, or a last point that is past when the chunk is received.
+        points so far apart that their difference overflows, a stamp older than the visible chunk's or more than
+        ``MAX_FUTURE_NS`` ahead, or a last point that is past when the chunk is received.
         """
         positions = self._order.select("chunk", chunk.names, chunk.positions)
         strangers = [name for name in chunk.names if name not in self._order.joints]
@@ -65,8 +71,22 @@ class ChunkTimeline:
             raise BadInput(
                 "chunk_shape", f"chunk has positions of shape {positions.shape}, expected (H, A) with H at least 1."
             )
+        with np.errstate(over="ignore"):
+            ways = np.diff(positions, axis=0)
+        if not np.isfinite(ways).all():
+            raise BadInput(
+                "chunk_range",
+                f"chunk has positions up to {np.abs(positions).max():.1e}; nothing lies between such points. Expected rad "
+                "or m. Check the policy's statistics.",
+            )
         if chunk.dt_ns <= 0:
             raise BadInput("chunk_dt", f"chunk has points {chunk.dt_ns} ns apart, expected more than zero.")
+        if chunk.stamp - received > MAX_FUTURE_NS:  # kept, it would crowd out those that can be played
+            raise BadInput(
+                "chunk_future",
+                f"chunk is stamped {(chunk.stamp - received) / 1e9:.3f} s in the future, at most "
+                f"{MAX_FUTURE_NS / 1e9:.0f} s allowed. Synchronise the clocks.",
+            )
         current = self._chunks.latest(received)
         if current is not None and chunk.stamp < current.stamp:
             raise BadInput(

@@ -149,9 +149,17 @@ class CommandLoop:
         self._limiter.forget()
         self._last_tick = None
 
+    def drop_chunks(self) -> None:
+        """Forget the chunks: a motion in progress is stopped, decelerating, until another chunk comes."""
+        self._timeline.clear()
+
     def update(self, parameters: CommandParameters) -> None:
         """Use other live parameters from now on; rate and limits stay those of the construction."""
         self._parameters = parameters
+
+    def start_problem(self, now: int) -> str | None:
+        """Why no set-point can be started at ``now``, in a sentence with the remedy; None when one can."""
+        return self._joint_state(now)[1]
 
     def chunk_age(self, now: int) -> int | None:
         """ns since the stamp of the newest visible chunk; None without one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 
+BACKENDS = ("egl", "osmesa", "glfw")
 INSTALL = "apt-get install libegl1 libosmesa6 libgl1-mesa-dri"
 
 
@@ -15,9 +16,14 @@ class SimError(RuntimeError):
 def choose_backend() -> str:
     """Set ``MUJOCO_GL`` (``egl``, else ``osmesa``) unless the user has set it; returns the backend's name.
 
-    Raises ``SimError`` when no off-screen GL library is installed.
+    Raises ``SimError`` for an unknown ``MUJOCO_GL`` and when no off-screen GL library is installed.
     """
-    chosen = os.environ.get("MUJOCO_GL", "")
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if chosen and chosen not in BACKENDS:
+        raise SimError(
+            f"the environment variable MUJOCO_GL is '{chosen}', expected one of {', '.join(BACKENDS)}. Unset it, and one "
+            "that is installed is chosen."
+        )
     libraries = {"egl": "EGL", "osmesa": "OSMesa"}
     if not chosen:
         chosen = next((name for name, library in libraries.items() if ctypes.util.find_library(library)), "")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.robot import Camera, Robot
 from flow_policy_ros.runtime.types import Features, FloatArray, JointState
-from flow_policy_ros.sim.gl import SimError, choose_backend
+from flow_policy_ros.sim.gl import INSTALL, SimError, choose_backend
 from flow_policy_ros.sim.tasks import TASKS, Task
 
 CONTROL_STEP_NS = 10_000_000
@@ -134,8 +134,8 @@ class AdroitRobot:
                 self._renderer = mujoco.Renderer(self.model, self.camera.height, self.camera.width)
             except Exception as error:  # the GL binding raises whatever its backend raises
                 raise SimError(
-                    f"the camera cannot render ({type(error).__name__}: {error}). Install the GL libraries: "
-                    "apt-get install libegl1 libosmesa6 libgl1-mesa-dri"
+                    f"the camera cannot render ({type(error).__name__}: {error}). Unset MUJOCO_GL and PYOPENGL_PLATFORM "
+                    f"if they are set, and install the GL libraries: {INSTALL}"
                 ) from error
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

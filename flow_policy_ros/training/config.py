@@ -24,6 +24,9 @@ class TrainConfig:
     """Feature streams of the episodes to observe beside the joint positions; none for joint positions alone."""
     tokens: tuple[str, ...] = ()
     """Tokens of the detections stream to observe, by class name (from extractor.json); all without it."""
+    first: tuple[str, ...] = ()
+    """Streams of which the policy observes the first features of an episode (what the camera saw before the robot moved)
+    instead of the newest."""
     network: str = "residual_mlp"
     """Architecture: residual_mlp or dit."""
     sizes: tuple[str, ...] = ()

@@ -55,8 +55,11 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         [episode for k, episode in enumerate(episodes) if (k in chosen) == validation] for validation in (False, True)
     ]
     chunk_dt_ns = round(config.chunk_dt * 1e9)
+    strangers = sorted(set(config.first) - set(config.streams))
+    if strangers:
+        raise TrainError(f"--first names {strangers}, which --streams {list(config.streams)} does not have; add them there.")
     train, validation = (
-        Windows(part, config.streams, config.horizon, chunk_dt_ns, delay) if part else None for part in parts
+        Windows(part, config.streams, config.horizon, chunk_dt_ns, delay, config.first) if part else None for part in parts
     )
     assert train is not None  # at least one episode is left to train on
     extractors = load_extractors(config.data)
@@ -68,7 +71,9 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         dt_ns=chunk_dt_ns,
         horizon=config.horizon,
         streams=tuple(
-            StreamContract(name, tokens, channels, extractors.get(name, {}), rows.get(name, ()))
+            StreamContract(
+                name, tokens, channels, extractors.get(name, {}), rows.get(name, ()), "first" if name in config.first else "newest"
+            )
             for name, (tokens, channels) in train.streams.items()
         ),
     )

@@ -40,4 +40,4 @@ def _described(stream: StreamContract) -> str:
     if stream.use:
         names = stream.extractor.get("classes") or [f"row {row}" for row in range(stream.tokens)]
         text += f", of which it uses only {', '.join(names[row] for row in stream.use)}"
-    return text + ")"
+    return text + (", those before the start)" if stream.moment == "first" else ")")
