@@ -19,9 +19,9 @@ CLASSES = ("palm", "handle")
 OBJECTS = StreamContract("objects", 1, 12, {})
 
 
-def untrained_policy(folder: Path, robot: Robot, *streams: StreamContract) -> Path:
-    """Random weights in every layer, so that a chunk depends on every input."""
-    contract = Contract(robot.name, robot.joints, robot.joints, 10_000_000, 16, streams)
+def untrained_policy(folder: Path, robot: Robot, *streams: StreamContract, dt_ns: int = 10_000_000) -> Path:
+    """Random weights in every layer, so that a chunk depends on every input; its points are ``dt_ns`` apart."""
+    contract = Contract(robot.name, robot.joints, robot.joints, dt_ns, 16, streams)
     shape = NetworkShape(observation_dim(contract), 16, len(robot.joints))
     model = VectorFlowModel("residual_mlp", {"width": 32, "blocks": 1}, shape)
     generator = torch.Generator().manual_seed(1)

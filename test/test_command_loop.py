@@ -361,3 +361,20 @@ def test_the_command_path_needs_neither_torch_nor_opencv_nor_ros() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_chunk_is_not_followed_beyond_its_greatest_age():
+    """Hours long, from a policy that has died: after chunk_max_age_s the robot is stopped and held."""
+    period = 10_000_000
+    loop = CommandLoop(ROBOT, CommandParameters(chunk_max_age_s=0.3))
+    names = ROBOT.joints
+    at = 0.5 * (ROBOT.limits.lower + ROBOT.limits.upper)
+    states = {}
+    for k in range(80):
+        now = k * period
+        loop.on_joint_state(JointState(now, names, at), now)
+        if k == 1:
+            loop.on_chunk(Chunk(now, 3_600_000_000_000, names, np.stack([at, at + 1e-3])), now)
+        states[k] = loop.tick(now).state
+    assert states[20] is GuardState.ACTIVE and states[31] is GuardState.ACTIVE
+    assert states[40] is GuardState.HOLDING and states[79] is GuardState.HOLDING

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,6 +27,14 @@ class Script(NodeSpec):
 READY = "import signal, sys, time\n{}\nprint('ready')\nsignal.pause()"
 DEAF = READY.format("[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]")
 WILLING = READY.format("signal.signal(signal.SIGINT, lambda *a: sys.exit(0))")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, which this process and its children inherit."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_for(children: NodeProcesses, name: str, words: str) -> None:

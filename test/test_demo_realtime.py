@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,31 @@ from demo_support import OBJECTS, untrained_policy
 
 pytest.importorskip("rclpy")
 
-from flow_policy_ros.cli.over_ros import run_over_ros
+from flow_policy_ros.cli import over_ros
+from flow_policy_ros.cli.over_ros import node_specs, run_over_ros
 from flow_policy_ros.evaluation.setup import load, select
 from flow_policy_ros.evaluation.summary import summarise
 from flow_policy_ros.runtime.robot import load_robot
 
-STEPS = 60
+STEPS = 150
+UNHURRIED = {
+    "sim_node": {},
+    "policy_node": {"policy.joint_state_max_age_s": 8.0, "policy.features_max_age_s": 8.0},
+    "command_node": {"command.joint_state_max_age_s": 8.0},
+}
+"""On a busy machine joint states are late, which is a fault; it is tested elsewhere."""
 
 
-def test_two_episodes_in_real_time(tmp_path: Path, root: Path) -> None:
+def test_two_episodes_in_real_time(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    checkpoint = untrained_policy(tmp_path / "state", load_robot(root / "config/robots/adroit_door.yaml"), OBJECTS)
+    robot = load_robot(root / "config/robots/adroit_door.yaml")
+    # Chunks of 1.6 s: one that a busy machine delivers late is not over yet.
+    checkpoint = untrained_policy(tmp_path / "state", robot, OBJECTS, dt_ns=100_000_000)
+    monkeypatch.setattr(
+        over_ros,
+        "node_specs",
+        lambda *given: [replace(s, parameters={**s.parameters, **UNHURRIED[s.name]}) for s in node_specs(*given)],
+    )
     selection = select("door", "state", checkpoint, None, None, steps=2)
     loaded = load(selection, "none")
     seen: list[tuple[int, int]] = []

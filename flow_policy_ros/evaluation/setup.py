@@ -141,12 +141,17 @@ def select(
     policy_seed: int = 0,
     limit_scale: float = 1.0,
 ) -> Selection:
-    """Fill in the shipped files for what was not given."""
+    """Paths or names of shipped files, and the shipped ones for what was not given.
+
+    Raises ``ResourceError`` for what does not exist, ``ValueError`` for a detector that nothing would use.
+    """
+    if detector is not None and observation != "camera":
+        raise ValueError("--detector is given, but --observation state uses no camera; leave one of the two out.")
     return Selection(
         task=task,
-        robot=robot or resources.robot_file(f"adroit_{task}"),
-        checkpoint=checkpoint or resources.checkpoint(f"adroit_{task}_{observation}"),
-        detector=(detector or resources.checkpoint(f"adroit_{task}_detector")) if observation == "camera" else None,
+        robot=resources.robot_file(robot or f"adroit_{task}"),
+        checkpoint=resources.checkpoint(checkpoint or f"adroit_{task}_{observation}"),
+        detector=resources.checkpoint(detector or f"adroit_{task}_detector") if observation == "camera" else None,
         steps=steps,
         policy_seed=policy_seed,
         limit_scale=limit_scale,

@@ -73,6 +73,13 @@ class CommandParameters:
     joint_state_max_age_s: float = parameter(
         0.2, "An older joint state is a fault: decelerated stop, then hold.", unit="s", bounds=(0.001, 10.0), live=True
     )
+    chunk_max_age_s: float = parameter(
+        1.0,
+        "A chunk is followed no longer than this after its stamp, however long it is: decelerated stop, then hold.",
+        unit="s",
+        bounds=(0.01, 60.0),
+        live=True,
+    )
     start_tolerance: float = parameter(
         0.1,
         "How far the measured position may lie outside the command range at start.",

@@ -119,7 +119,8 @@ class CommandLoop:
             step = self._start(now)
         else:
             target = self._timeline.sample(now)
-            if target is None:
+            age = self._timeline.chunk_age(now)
+            if target is None or (age is not None and age > self._parameters.chunk_max_age_s * 1e9):
                 step = self._limiter.stop_step()
                 # After the stop the start position, too, is held.
                 self._guard.move(GuardState.HOLDING if self._limiter.at_rest else GuardState.STOPPING)
