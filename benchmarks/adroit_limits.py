@@ -102,7 +102,7 @@ def robot_file(task: str) -> str:
             speed, acceleration = PEN_FINGER
         position = f"[{lower[i]:.4f}, {upper[i]:.4f}]"
         lines.append(f"        {joint}: {{position: {position}, velocity: {speed}, acceleration: {acceleration}}}")
-    lines += ["    policy:", "      rate_hz: 12.5", "    command:", "      rate_hz: 100.0", "    sim:", f"      task: {task}", ""]
+    lines += ["    policy:", "      rate_hz: 25.0", "    command:", "      rate_hz: 100.0", "    sim:", f"      task: {task}", ""]
     return "\n".join(lines)
 
 
