@@ -32,8 +32,8 @@ from flow_policy_ros.runtime.types import Chunk, JointState
 
 T = TypeVar("T")
 PATIENCE_S = 100.0  # a machine with other work on it; nothing is asserted about how long something took
-UNHURRIED = {"command__joint_state_max_age_s": 8.0}
-"""For tests that are not about stale joint states: a busy machine must not make them fail."""
+UNHURRIED = {"command__joint_state_max_age_s": 8.0, "command__chunk_max_age_s": 60.0}
+"""For tests that are not about stale inputs: a busy machine must not make them fail."""
 EVERY = QoSProfile(depth=1000)
 """Reliable. A test that is slow on a busy machine misses nothing: differences are taken between consecutive set-points."""
 JOINTS = ("shoulder", "elbow")

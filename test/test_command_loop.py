@@ -121,7 +121,7 @@ def test_the_start_position_is_held_until_the_first_chunk() -> None:
 
 
 def test_a_chunk_within_the_limits_is_played_exactly() -> None:
-    bench = Bench()
+    bench = Bench(chunk_max_age_s=10.0)
     bench.tick()
     time = np.arange(200) * 0.01
     way = START + np.array([0.35, -0.3, 0.2]) * (1 - np.cos(2 * time))[:, None]
@@ -147,7 +147,7 @@ def test_a_jump_becomes_a_motion_within_the_limits_and_is_counted() -> None:
 
 
 def test_a_chunk_beyond_the_range_ends_at_the_range() -> None:
-    bench = Bench()
+    bench = Bench(chunk_max_age_s=10.0)
     bench.tick()
     bench.loop.on_chunk(chunk_to(bench.now, [5.0, -5.0, 0.0], points=200), bench.now)
     result = bench.tick(180)
@@ -155,6 +155,18 @@ def test_a_chunk_beyond_the_range_ends_at_the_range() -> None:
     assert result.setpoint is not None and result.interventions is not None
     np.testing.assert_allclose(result.setpoint.position, [1.0, -1.0, 0.0], atol=1e-12)
     assert result.interventions["position"].tolist() == [True, True, False]
+
+
+def test_without_its_chunks_a_motion_is_stopped_until_the_next_one() -> None:
+    bench = Bench()
+    bench.moving()
+    bench.loop.drop_chunks()
+    assert bench.tick().state is GuardState.STOPPING  # 27 ticks of the chunk were left
+    bench.tick(10)
+    assert bench.tick().state is GuardState.HOLDING
+    bench.check_limits()
+    bench.loop.on_chunk(chunk_to(bench.now, START), bench.now)
+    assert bench.tick().state is GuardState.ACTIVE
 
 
 def test_limit_scale_applies() -> None:
