@@ -26,7 +26,7 @@ from flow_policy_ros.policy.vector_flow import VectorFlowModel
 from flow_policy_ros.ros.messages import from_time
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.runtime.latency import LatencyProfile
-from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters
+from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters, from_flat
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.robot import Robot, load_robot
 from flow_policy_ros.safety.command_loop import CommandLoop
@@ -95,10 +95,11 @@ def test_the_nodes_give_what_one_process_gives(
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     status = ears.listen(DiagnosticStatus, "sim/status", latched)
 
-    policy_parameters = PolicyParameters(steps=2, seed=7)
+    chosen = {**robot.parameters, "policy.steps": 2, "policy.seed": 7}
+    policy_parameters = from_flat(PolicyParameters, "policy", chosen)
     stack = Stack(
         PolicyLoop(FlowPolicy.load(checkpoint), policy_parameters),
-        CommandLoop(robot, CommandParameters()), features, latency, latency_seed=5, privileged=True,
+        CommandLoop(robot, from_flat(CommandParameters, "command", chosen)), features, latency, latency_seed=5, privileged=True,
     )  # fmt: skip
     sim = AdroitRobot("door", robot)
     expected = run_episode(sim, stack, seed=11, episode=3, steps=STEPS)
