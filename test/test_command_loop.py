@@ -390,3 +390,19 @@ def test_a_chunk_is_not_followed_beyond_its_greatest_age():
         states[k] = loop.tick(now).state
     assert states[20] is GuardState.ACTIVE and states[31] is GuardState.ACTIVE
     assert states[40] is GuardState.HOLDING and states[79] is GuardState.HOLDING
+
+
+def test_an_error_while_following_becomes_a_stop_and_a_fault(monkeypatch):
+    bench = Bench()
+    bench.moving()
+
+    def broken(now: int) -> None:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(bench.loop._timeline, "sample", broken)
+    tick = bench.tick()
+    assert tick.state is GuardState.FAULT and tick.setpoint is not None
+    assert [fault.name for fault in tick.faults] == ["internal_error"] and "of all things" in tick.faults[0].detail
+    bench.tick(100)
+    bench.check_limits()
+    assert bench.loop.at_rest

@@ -56,7 +56,7 @@ class SimNode(ClosableNode):
         self._command: FloatArray | None = None  # real time: the newest one, until it is used
         self._refused: dict[str, int] = {}
         self._image_stamp = 0  # of the newest image of this episode
-        self._image: NDArray[np.uint8] | None = None
+        self._image: NDArray[np.uint8] | None = None  # that image, once somebody looks
         self._meter = PeriodMeter(CONTROL_STEP_NS)
         self._lockstep: SimLockstep | None = None
         self._camera: CameraWorker | None = None
@@ -128,10 +128,14 @@ class SimNode(ClosableNode):
         now = self._sim.stamp
         self._topics.clock(now)
         self._topics.state(self._sim.joint_state(), self._sim.object_features())
-        if self._sim.camera_due() and self._topics.image_wanted():
-            if self._image is None or self._image_stamp != now:
-                self._image, self._image_stamp = self._sim.render(), now
-            self._topics.image(self._image, now)
+        if self._sim.camera_due():
+            # Announced even if nobody is seen to look yet: who needs it waits, and this tick is announced again.
+            if self._image_stamp != now:
+                self._image, self._image_stamp = None, now
+            if self._topics.image_wanted():
+                if self._image is None:
+                    self._image = self._sim.render()
+                self._topics.image(self._image, now)
         self._topics.tick(now, self._image_stamp)
         self._announced = time.monotonic()
         self._note_progress()

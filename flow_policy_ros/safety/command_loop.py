@@ -108,8 +108,18 @@ class CommandLoop:
             self._reject(error)
 
     def tick(self, now: int) -> CommandTick:
-        """Advance by one control period; the set-point, if there is one, is for ``now`` (ns)."""
+        """Advance by one control period; the set-point, if there is one, is for ``now`` (ns).
+
+        An error in following the chunk, whatever it is, latches the fault ``internal_error`` and becomes a stop.
+        """
         self._ticks += 1
+        try:
+            return self._advance(now)
+        except Exception as error:  # the robot must be stopped, not left to the last command
+            self._guard.latch("internal_error", f"{type(error).__name__}: {error}. This is a bug; report it.", now)
+            return self._advance(now)
+
+    def _advance(self, now: int) -> CommandTick:
         self._watch(now)
         interventions = None
         step: LimitedStep | None

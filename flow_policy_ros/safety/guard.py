@@ -17,7 +17,7 @@ class GuardState(str, Enum):
     FAULT = "fault"  # latched: decelerating, then held, until reset
 
 
-FAULTS = ("stale_joint_state", "bad_joint_state", "start_outside_range", "clock_jump_back")
+FAULTS = ("stale_joint_state", "bad_joint_state", "start_outside_range", "clock_jump_back", "internal_error")
 
 # Reset leads from every state to INACTIVE and is not listed; it is the only way out of FAULT.
 TRANSITIONS: dict[GuardState, frozenset[GuardState]] = {
