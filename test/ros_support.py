@@ -154,6 +154,7 @@ class Ears:
         self._context = rclpy.Context()
         self._context.init()
         self.node = Node("test", context=self._context)
+        self._clients: dict[str, Any] = {}
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
@@ -198,16 +199,29 @@ class Ears:
         return self.call(Trigger, service, Trigger.Request())
 
     def call(self, kind: type, service: str, request: Any) -> Any:
-        client = self.node.create_client(kind, service)
-        if not client.wait_for_service(timeout_sec=PATIENCE_S):
+        """The answer. Asked again when there is none: a node answers in vain while it has not discovered the client."""
+        client = self._client(kind, service)
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            answered = threading.Event()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _, answered=answered: answered.set())
+            if answered.wait(5.0):
+                return future.result()
+        pytest.fail(f"service {service} did not answer")
+
+    def begin_episode(self) -> None:
+        """Service ``sim/reset``, once. The answer may get lost, but not what the simulation says of itself."""
+        status = self.listen(DiagnosticStatus, "sim/status", qos.LATCHED)
+        self._client(Trigger, "sim/reset").call_async(Trigger.Request())
+        status.wait_for(lambda s: values(s)["state"] == "running", what="the episode did not begin")
+
+    def _client(self, kind: type, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, service)
+        if not self._clients[service].wait_for_service(timeout_sec=PATIENCE_S):
             pytest.fail(f"service {service} did not appear")
-        answered = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(PATIENCE_S):
-            pytest.fail(f"service {service} did not answer")
-        self.node.destroy_client(client)
-        return future.result()
+        return self._clients[service]
 
     def close(self) -> None:
         self._executor.shutdown()

@@ -139,6 +139,7 @@ def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: P
     launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
     executed.wait_for()
     ears.connected(chunks)
+    assert ears.trigger("command/reset").success  # at rest; and from now on an answer is not lost
     chunks.publish(chunk_to_message(to_and_fro(ears.now())))
     executed.wait_for(lambda m: m.velocity[0] > 0.8)
     answer = ears.trigger("command/reset")

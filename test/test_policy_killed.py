@@ -48,8 +48,8 @@ class Scene:
         episode = {"sim__task": "door", "sim__seed": 5000, "sim__steps": 100_000, "sim__realtime": not mode}
         self.sim = launcher.node("sim_node", root / ROBOT, **episode, **mode)
         self.command = launcher.node("command_node", root / ROBOT, command__limit_scale=scale, **UNHURRIED, **mode)
-        for node in ("command", "sim"):
-            assert ears.trigger(f"{node}/reset").success
+        assert ears.trigger("command/reset").success
+        ears.begin_episode()
         self.policy = self.start_policy()
 
     def start_policy(self) -> Child:

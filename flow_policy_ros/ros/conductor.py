@@ -27,6 +27,7 @@ from flow_policy_ros.runtime.robot import Robot
 
 START_S = 180.0  # importing torch on a machine with other things to do takes long
 ANSWER_S = 20.0
+AGAIN_S = 3.0  # a node answers in vain while it has not discovered this process; it is then asked again
 SILENCE_S = 10.0
 STALL_S = 90.0
 LATE_S = 5.0
@@ -144,17 +145,28 @@ class Conductor:
     def _start_lockstep(self) -> int:
         for name in ("policy", "command"):
             self._call(self._reset[name], Trigger.Request(), f"{name}/reset")
-        self._call(self._reset["sim"], Trigger.Request(), "sim/reset")
+        self._begin_episode()
         return 0
 
     def _start_realtime(self) -> int:
         """The command node is reset before the robot is put elsewhere, and again after it; it refuses while in motion."""
         self._reset_command()
         self._call(self._reset["policy"], Trigger.Request(), "policy/reset")
-        self._call(self._reset["sim"], Trigger.Request(), "sim/reset")
+        self._begin_episode()
         since = int(self._node.get_clock().now().nanoseconds)
         self._reset_command()
         return since
+
+    def _begin_episode(self) -> None:
+        """Ask once, for a second time would begin it again under the other nodes; its status is as good as an answer."""
+        future = self._reset["sim"].call_async(Trigger.Request())
+
+        def begun() -> bool:
+            status = self._collector.status
+            return future.done() or (status is not None and status.state == "running")
+
+        if not self._spin_until(begun, ANSWER_S):
+            raise NodeProblem(f"the service sim/reset did not answer within {ANSWER_S:.0f} s. {self._said('sim/reset')}")
 
     def _reset_command(self) -> None:
         deadline = time.monotonic() + ANSWER_S
@@ -175,10 +187,13 @@ class Conductor:
             raise NodeProblem(f"the service {name} failed: {answer.message}")
 
     def _ask(self, client: Client, request: Any, name: str) -> Any:
-        future = client.call_async(request)
-        if not self._spin_until(future.done, ANSWER_S):
-            raise NodeProblem(f"the service {name} did not answer within {ANSWER_S:.0f} s. {self._said(name)}")
-        return future.result()
+        """The answer to a request that may be made twice."""
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            future = client.call_async(request)
+            if self._spin_until(future.done, AGAIN_S):
+                return future.result()
+        raise NodeProblem(f"the service {name} did not answer within {ANSWER_S:.0f} s. {self._said(name)}")
 
     def _said(self, service: str) -> str:
         node = service.split("/")[0].removesuffix("_node") + "_node"
