@@ -30,7 +30,7 @@ def test_round_trip_is_bit_equal(tmp_path, network):
     back = load_checkpoint(tmp_path)
     ours, theirs = checkpoint.model.state_dict(), back.model.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert back.codec.contract == checkpoint.codec.contract
+    assert back.codec_of().contract == checkpoint.codec_of().contract
     chunk, nfe = FlowPolicy(checkpoint).sample(make_observation(), 3, 1)
     again, nfe_again = FlowPolicy.load(tmp_path).sample(make_observation(), 3, 1)
     np.testing.assert_array_equal(again, chunk)
@@ -49,12 +49,12 @@ def test_use_of_tokens_is_kept_and_older_contracts_use_all(tmp_path):
     contract = replace(CONTRACT, streams=(StreamContract("boxes", 3, 3, {}, use=(0, 2)), CONTRACT.streams[1]))
     save_checkpoint(tmp_path / "some", make_checkpoint(contract))
     assert json.loads((tmp_path / "some" / "contract.json").read_text())["streams"][0]["use"] == [0, 2]
-    assert load_checkpoint(tmp_path / "some").codec.contract == contract
+    assert load_checkpoint(tmp_path / "some").codec_of().contract == contract
     assert contract.to_json()["streams"][0]["use"] == [0, 2]
 
     save_checkpoint(tmp_path / "old", make_checkpoint())
     edit(tmp_path / "old", "contract.json", lambda c: [stream.pop("use") for stream in c["streams"]])
-    assert load_checkpoint(tmp_path / "old").codec.contract == CONTRACT
+    assert load_checkpoint(tmp_path / "old").codec_of().contract == CONTRACT
 
 
 def edit(folder, name, change):
@@ -95,7 +95,7 @@ DAMAGES = {
         "do not fit the network",
     ),
     "missing tensor": (without_a_tensor, "1 tensors differ, first network.out.bias: expected (8,), given None"),
-    "no key": (lambda f: edit(f, "config.json", lambda c: c.pop("action_space")), "lacks 'action_space'"),
+    "no key": (lambda f: edit(f, "config.json", lambda c: c.pop("network")), "lacks 'network'"),
     "bad contract": (lambda f: edit(f, "contract.json", lambda c: c.pop("joints")), "contract.json is incomplete"),
     "impossible rows": (
         lambda f: edit(f, "contract.json", lambda c: c["streams"][0].update(use=[2])),

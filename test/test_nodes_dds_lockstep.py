@@ -17,12 +17,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState as JointStateMsg
 
 from flow_policy_ros.evaluation.closed_loop import Stack, run_episode
-from flow_policy_ros.models.network import NetworkShape
 from flow_policy_ros.policy.checkpoint import Checkpoint, save_checkpoint
-from flow_policy_ros.policy.codec import VectorCodec, observation_dim
+from flow_policy_ros.policy.codec import Codec, network_shape, observation_dim
+from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.policy.normaliser import Normaliser
-from flow_policy_ros.policy.vector_flow import VectorFlowModel
 from flow_policy_ros.ros.messages import from_time
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.runtime.latency import LatencyProfile
@@ -57,8 +56,8 @@ def untrained_policy(folder: Path, robot: Robot, detector: dict[str, object]) ->
     """Weights drawn at random in every layer, so that the chunk depends on every input."""
     streams = (StreamContract("detections", len(CLASSES), 5, detector), StreamContract("objects", 1, 12, {}))
     contract = Contract(robot.name, robot.joints, robot.joints, 10_000_000, 16, streams)
-    shape = NetworkShape(observation_dim(contract), 16, len(robot.joints))
-    model = VectorFlowModel("residual_mlp", {"width": 32, "blocks": 1}, shape)
+    shape = network_shape([contract])
+    model = FlowModel("residual_mlp", {"width": 32, "blocks": 1}, shape)
     generator = torch.Generator().manual_seed(1)
     for weight in model.parameters():
         weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
@@ -66,8 +65,8 @@ def untrained_policy(folder: Path, robot: Robot, detector: dict[str, object]) ->
     def unit(size: int, scale: float) -> Normaliser:
         return Normaliser("mean_std", np.zeros(size), np.full(size, scale), ())
 
-    codec = VectorCodec(contract, unit(shape.observation, 1.0), unit(shape.action, 0.2), "absolute")
-    save_checkpoint(folder, Checkpoint(model, codec))
+    codec = Codec(contract, unit(observation_dim(contract), 1.0), unit(shape.action, 0.2), "absolute")
+    save_checkpoint(folder, Checkpoint(model, (codec,)))
     return folder
 
 

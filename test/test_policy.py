@@ -9,12 +9,11 @@ import torch
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.data.windows import Windows
-from flow_policy_ros.models.network import NetworkShape
 from flow_policy_ros.policy.checkpoint import Checkpoint
-from flow_policy_ros.policy.codec import VectorCodec, observation_dim, raw_observation
+from flow_policy_ros.policy.codec import Codec, network_shape, observation_dim, raw_observation
+from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.flow_policy import FlowPolicy, keyed_noise
 from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
-from flow_policy_ros.policy.vector_flow import VectorFlowModel
 from flow_policy_ros.runtime.contract import Contract, ContractError, StreamContract
 from flow_policy_ros.runtime.types import Observation
 from flow_policy_ros.training.data import tensors_of
@@ -46,13 +45,12 @@ def normaliser(size, seed):
 def make_checkpoint(contract=CONTRACT, action_space="absolute", network="residual_mlp", solver="euler"):
     torch.manual_seed(0)
     actions = len(contract.action_joints)
-    shape = NetworkShape(observation_dim(contract), contract.horizon, actions)
-    model = VectorFlowModel(network, SIZES[network], shape, solver=solver)
+    model = FlowModel(network, SIZES[network], network_shape([contract]), FlowConfig(solver=solver))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
-    codec = VectorCodec(contract, normaliser(shape.observation, 1), normaliser(actions, 2), action_space)
-    return Checkpoint(model, codec)
+    codec = Codec(contract, normaliser(observation_dim(contract), 1), normaliser(actions, 2), action_space)
+    return Checkpoint(model, (codec,))
 
 
 def make_observation(stamp=5, seed=0):
@@ -117,7 +115,7 @@ def test_observation_vector_follows_the_contract():
     vector = raw_observation(CONTRACT, torch.from_numpy(observation.joint_position)[None], features)
     parts = (observation.joint_position, observation.features["boxes"].ravel(), observation.features["depth"].ravel())
     np.testing.assert_array_equal(vector[0].numpy(), np.concatenate(parts))
-    wild = make_checkpoint().codec.observation(torch.full((1, 3), 1e6, dtype=torch.float64), features)
+    wild = make_checkpoint().codec_of().observation(torch.full((1, 3), 1e6, dtype=torch.float64), features).vector
     assert wild.abs().max() == 10.0
 
 
@@ -153,7 +151,7 @@ def test_rows_that_a_stream_has_not_are_refused(use):
 
 @pytest.mark.parametrize("action_space", ["absolute", "relative"])
 def test_action_space_round_trip(action_space):
-    codec = make_checkpoint(action_space=action_space).codec
+    codec = make_checkpoint(action_space=action_space).codec_of()
     actions, position = torch.randn(2, 4, 2, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     torch.testing.assert_close(codec.decode(codec.encode(actions, position), position), actions, atol=1e-6, rtol=0)
     moved = codec.decode(codec.encode(actions, position), position + torch.tensor([1.0, 2.0, 3.0]))
@@ -164,17 +162,17 @@ def test_action_space_round_trip(action_space):
 def test_relative_actions_need_measured_joints():
     contract = Contract("hand", ("wrist",), ("thumb",), 1, 4, ())
     with pytest.raises(ValueError, match=r"\['thumb'\] have none"):
-        VectorCodec(contract, normaliser(1, 0), normaliser(1, 0), "relative")
+        Codec(contract, normaliser(1, 0), normaliser(1, 0), "relative")
     with pytest.raises(ValueError, match="unknown action space 'polar'"):
-        VectorCodec(contract, normaliser(1, 0), normaliser(1, 0), "polar")
+        Codec(contract, normaliser(1, 0), normaliser(1, 0), "polar")
     with pytest.raises(ValueError, match="observation normaliser has 2 dimensions, expected 1"):
-        VectorCodec(contract, normaliser(2, 0), normaliser(1, 0), "absolute")
+        Codec(contract, normaliser(2, 0), normaliser(1, 0), "absolute")
 
 
 def test_constant_action_is_commanded_constant():
     rows = np.random.default_rng(0).normal(0, 1, (100, 2))
     rows[:, 1] = 0.25
-    codec = VectorCodec(CONTRACT, normaliser(11, 1), Normaliser.fit(VectorStatistics.of(rows)), "absolute")
+    codec = Codec(CONTRACT, normaliser(11, 1), Normaliser.fit(VectorStatistics.of(rows)), "absolute")
     decoded = codec.decode(torch.randn(1, 4, 2), torch.zeros(1, 3))
     assert (decoded[..., 1] == 0.25).all() and decoded[..., 0].std() > 0
 
@@ -228,7 +226,8 @@ def test_training_and_robot_agree(network, action_space, monkeypatch):
                       ["depth", "boxes"], 4, 20)  # fmt: skip
     tick = 2
     batch = windows.gather(windows.samples(0, 0).take(slice(tick, tick + 1)))
-    actions, vector, mask = tensors_of(checkpoint.codec, batch)
+    tensors = tensors_of(checkpoint.codec_of(), batch)
+    actions, mask = tensors.actions, tensors.mask
 
     noise = keyed_noise(3, int(stamps[tick]), (1, 4, 3))
     velocities = []
@@ -241,7 +240,7 @@ def test_training_and_robot_agree(network, action_space, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *a, **k: noise)
     monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(1))
     monkeypatch.setattr(checkpoint.model.network, "velocity", watched)
-    loss = checkpoint.model.train().compute_loss(actions, vector, mask)
+    loss = checkpoint.model.train().compute_loss(actions, tensors.observation, mask)
     monkeypatch.undo()
     velocity = velocities[0].detach()
     target = actions - noise
@@ -249,5 +248,5 @@ def test_training_and_robot_agree(network, action_space, monkeypatch):
 
     observation = Observation(int(stamps[tick]), position[tick], {name: v[tick] for name, v in features.items()})
     chunk, _ = FlowPolicy(checkpoint).sample(observation, 1, 3)
-    expected = checkpoint.codec.decode(noise + velocity, torch.from_numpy(batch.joint_position))[0]
+    expected = checkpoint.codec_of().decode(noise + velocity, torch.from_numpy(batch.joint_position))[0]
     np.testing.assert_allclose(chunk, expected.numpy(), atol=1e-6)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from flow_policy_ros.runtime.types import Observation
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import TrainConfig
 from flow_policy_ros.training.ema import Ema
-from flow_policy_ros.training.trainer import learning_rate, train
+from flow_policy_ros.training.loop import learning_rate
+from flow_policy_ros.training.trainer import train
 
 SMALL = ["--sizes", "width=32", "blocks=2", "expansion=2", "time_width=16", "observation_width=16"]
 
@@ -91,12 +93,12 @@ def named(tmp_path):
 def test_policy_observes_only_the_named_tokens(named, tmp_path, capsys):
     some = ["--streams", "detections", "--steps", "2"]
     assert main(arguments(named, tmp_path / "some", *some, "--tokens", "latch", "palm")) == 0
-    codec = load_checkpoint(tmp_path / "some").codec
+    codec = load_checkpoint(tmp_path / "some").codec_of()
     assert (codec.contract.streams[0].tokens, codec.contract.streams[0].use) == (3, (0, 2))
     assert "uses only palm, latch)" in (tmp_path / "some" / "README.md").read_text()
     # The statistics are those of the rows that the vector holds: joints, palm, latch.
     assert main(arguments(named, tmp_path / "all", *some)) == 0
-    every = load_checkpoint(tmp_path / "all").codec.observation_normaliser
+    every = load_checkpoint(tmp_path / "all").codec_of().observation_normaliser
     kept = [0, 1, 2, 3, 6, 7]
     np.testing.assert_array_equal(codec.observation_normaliser.offset, every.offset[kept])
     np.testing.assert_array_equal(codec.observation_normaliser.scale, every.scale[kept])
@@ -134,7 +136,7 @@ def test_resume_is_identical(data, tmp_path, network):
 
 def test_learns_the_goal(data, tmp_path):
     """The loss falls, and the held-out chunks come nearer, than after a handful of steps."""
-    base = {"data": data, "streams": ("marker",), "horizon": 4, "batch": 64, "warmup": 10, "validation": 0.25,
+    base = {"data": (data,), "streams": ("marker",), "horizon": 4, "batch": 64, "warmup": 10, "validation": 0.25,
             "sizes": ("width=64", "blocks=2", "observation_width=32", "time_width=16"), "lr": 3e-3,
             "ema_decay": 0.95}  # fmt: skip
     early = train(TrainConfig(out=tmp_path / "early", steps=5, **base))
@@ -153,7 +155,7 @@ def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
         return False
 
     asked = iter([False, True, False])
-    config = TrainConfig(data=data, out=tmp_path / "run", streams=("marker",), sizes=("width=16",), steps=50)
+    config = TrainConfig(data=(data,), out=tmp_path / "run", streams=("marker",), sizes=("width=16",), steps=50)
     result = train(config, interrupted=press_ctrl_c)
     assert result.steps == 2 and not result.finished
     assert load_checkpoint(tmp_path / "run").training["steps"] == 2
@@ -166,7 +168,7 @@ def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
         (["--data", "nowhere"], "nowhere holds no episodes"),
         (["--streams", "objects"], r"no feature stream 'objects', only ['marker']"),
         (["--tokens", "latch"], "--streams has only ['marker']"),
-        (["--network", "transformer"], "unknown network 'transformer'; known: residual_mlp, dit"),
+        (["--network", "transformer"], "unknown network 'transformer'; known: residual_mlp, unet1d, dit"),
         (["--sizes", "depth=3"], "has no size 'depth'"),
         (["--sizes", "width"], "expected name=number"),
         (["--chunk-dt", "0.015"], "a multiple of the episodes' tick"),
@@ -197,7 +199,7 @@ def test_half_precision_weights(data, tmp_path):
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    config = TrainConfig(data="", out="", lr=1.0, warmup=10, steps=110)
+    config = TrainConfig(data=(Path("x"),), out=Path("y"), lr=1.0, warmup=10, steps=110)
     rates = [learning_rate(config, step) for step in range(111)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
     assert rates[60] == pytest.approx(0.5) and rates[110] == pytest.approx(0.0)
@@ -219,11 +221,11 @@ def test_augmentation_keeps_what_was_not_seen():
     features = np.ones((200, 3, 5), dtype=np.float32)
     features[:, 1] = 0.0
     batch = Batch(np.zeros((200, 2)), {"d": features}, np.zeros((200, 4, 2)), np.ones((200, 4), dtype=bool))
-    config = TrainConfig(data="", out="", joint_noise=0.1, feature_noise=0.2, feature_dropout=0.25)
+    config = TrainConfig(data=(Path("x"),), out=Path("y"), joint_noise=0.1, feature_noise=0.2, feature_dropout=0.25)
     noisy = augment(batch, config, np.random.default_rng(0))
     assert (noisy.features["d"][:, 1] == 0).all() and (batch.features["d"][:, 0] == 1).all()
     dropped = (noisy.features["d"][:, [0, 2]] == 0).all(axis=2)
     assert 0.15 < dropped.mean() < 0.35
     assert noisy.features["d"][:, [0, 2]][~dropped].std() == pytest.approx(0.2, rel=0.1)
     assert noisy.joint_position.std() == pytest.approx(0.1, rel=0.2)
-    assert augment(batch, TrainConfig(data="", out=""), np.random.default_rng(0)).features["d"] is not None
+    assert augment(batch, TrainConfig(data=(Path("x"),), out=Path("y")), np.random.default_rng(0)).features["d"] is not None

@@ -5,6 +5,7 @@ import pytest
 
 from flow_policy_ros.data.episodes import Episode, EpisodeError
 from flow_policy_ros.data.statistics import VectorStatistics
+from flow_policy_ros.data.mixture import Mixture
 from flow_policy_ros.data.windows import Windows
 
 DT = 10
@@ -19,6 +20,13 @@ def make_episode(start, ticks, images=(), offset=0.0, joints=("a", "b")):
     images = np.array(images, dtype=np.int64)
     values = images.astype(np.float32)[:, None, None]
     return Episode("door", 0, True, DT, stamps, joints, position, position, position + 100, {"eye": (images, values)})
+
+
+def batches(windows, *arguments, **more):
+    """Of one source alone."""
+    for ((number, batch),) in Mixture([windows]).batches(*arguments, **more):
+        assert number == 0
+        yield batch
 
 
 def seen(windows, seed=0):
@@ -75,12 +83,29 @@ def test_joints_are_matched_by_name():
 
 def test_batches_are_a_seeded_shuffle_that_can_be_entered_anywhere():
     windows = Windows([make_episode(0, 100, [0])], ["eye"], 1, DT)
-    epoch = [batch.joint_position[:, 0].tolist() for batch in windows.batches(3, 0, 30)]
+    epoch = [batch.joint_position[:, 0].tolist() for batch in batches(windows, 3, 0, 30)]
     assert [len(batch) for batch in epoch] == [30, 30, 30]
     assert len({tick for batch in epoch for tick in batch}) == 90
-    assert [batch.joint_position[:, 0].tolist() for batch in windows.batches(3, 0, 30, start=1)] == epoch[1:]
-    assert next(windows.batches(3, 1, 30)).joint_position[:, 0].tolist() != epoch[0]
-    assert len(next(windows.batches(3, 0, 1000)).mask) == 100
+    assert [batch.joint_position[:, 0].tolist() for batch in batches(windows, 3, 0, 30, start=1)] == epoch[1:]
+    assert next(batches(windows, 3, 1, 30)).joint_position[:, 0].tolist() != epoch[0]
+    assert len(next(batches(windows, 3, 0, 1000)).mask) == 100
+
+
+def test_mixture_draws_from_every_source_alike():
+    """Ticks of the first episode are 0-99, of the second, whose robot has one joint, 1000-1299."""
+    two = [Windows([make_episode(0, 100)], [], 1, DT), Windows([make_episode(0, 300, offset=1000.0, joints=("a",))], [], 1, DT)]
+    epoch = list(Mixture(two).batches(3, 0, 40))
+    assert len(epoch) == 10 and all(sum(len(batch.mask) for _, batch in parts) == 40 for parts in epoch)
+    drawn = {0: [], 1: []}
+    for parts in epoch:
+        for number, batch in parts:
+            assert batch.joint_position.shape[1] == 2 - number
+            drawn[number] += batch.joint_position[:, 0].tolist()
+    assert sorted(drawn[0]) == list(range(100)) and sorted(drawn[1]) == list(range(1000, 1300))
+    resumed = next(Mixture(two).batches(3, 0, 40, start=7))
+    for (number, batch), (expected_number, expected) in zip(resumed, epoch[7], strict=True):
+        assert number == expected_number
+        np.testing.assert_array_equal(batch.joint_position, expected.joint_position)
 
 
 def test_no_streams_means_every_tick():
@@ -105,7 +130,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(EpisodeError, match=r"stream 'eye' .* has \(2, 1\) \(tokens, channels\), expected \(1, 1\)"):
         Windows([episode, wide], ["eye"], 2, DT)
     with pytest.raises(EpisodeError, match="no tick of any episode"):
-        next(Windows([episode], ["eye"], 2, DT, delay_s=(1.0, 1.0)).batches(0, 0, 4))
+        next(batches(Windows([episode], ["eye"], 2, DT, delay_s=(1.0, 1.0)), 0, 0, 4))
 
 
 def test_statistics():

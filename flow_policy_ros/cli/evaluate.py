@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +38,12 @@ class Arguments:
     """Robot file; default config/robots/adroit_<task>.yaml."""
     steps: int = 10
     """Solver steps per chunk."""
+    solver: Literal["", "euler", "midpoint", "heun", "rk4", "rk45"] = ""
+    """Integrator; empty for the checkpoint's own."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; other than 1 needs a checkpoint trained with --condition-dropout."""
+    deadline_ms: float = 0.0
+    """As many solver steps as fit this time (ms), measured at start, and no more than --steps; 0 for no deadline."""
     mode: Literal["receding"] = "receding"
     """How chunks are executed."""
     latency: str = "measured"
@@ -81,6 +87,9 @@ def evaluate(arguments: Arguments) -> int:
     selection = select(
         arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
+    )
+    selection = replace(
+        selection, solver=arguments.solver, guidance_scale=arguments.guidance, deadline_s=arguments.deadline_ms * 1e-3
     )
     start = time.monotonic()
     summary = (over_ros if arguments.ros else in_process)(arguments, selection, start)

@@ -100,6 +100,9 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "policy.checkpoint": str(selection.checkpoint.resolve()),
         "policy.steps": selection.steps,
         "policy.seed": selection.policy_seed,
+        "policy.solver": selection.solver,
+        "policy.guidance_scale": selection.guidance_scale,
+        "policy.deadline_s": selection.deadline_s,
     }
     specs = [
         NodeSpec("sim_node", {**shared, "sim.task": selection.task, "sim.realtime": realtime}),

@@ -6,7 +6,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,21 +107,6 @@ class Windows:
             actions=self._label[np.minimum(wanted, last)],
             mask=wanted <= last,
         )
-
-    def batches(self, seed: int, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
-        """The shuffled samples of an epoch in batches of ``size`` (fewer only when the epoch has fewer), from batch
-        ``start`` on; what remains at the end is left out. Depends on (seed, epoch) alone."""
-        samples = self.samples(seed, epoch)
-        count = len(samples.ticks)
-        if count == 0:
-            raise EpisodeError(
-                "no tick of any episode has features of every stream; the feature delay is longer than the episodes, "
-                "or the recordings hold no images."
-            )
-        order = np.random.default_rng([seed, epoch, 2]).permutation(count)
-        size = min(size, count)
-        for k in range(start, count // size):
-            yield self.gather(samples.take(order[k * size : (k + 1) * size]))
 
 
 def _first_rows(ticks: list[Indices], stamps: list[Indices]) -> Indices:

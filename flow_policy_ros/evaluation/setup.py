@@ -16,12 +16,11 @@ import torch
 from flow_policy_ros import resources
 from flow_policy_ros.evaluation.closed_loop import Perception, Stack
 from flow_policy_ros.evaluation.latency import load_profile, profile_for
-from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.policy.deployed import deploy, empty_observation
 from flow_policy_ros.runtime.contract import ContractError
 from flow_policy_ros.runtime.parameters import CommandParameters, PerceptionParameters, PolicyParameters, from_flat
-from flow_policy_ros.runtime.policy_loop import PolicyLoop
+from flow_policy_ros.runtime.policy_loop import ChunkPolicy, PolicyLoop
 from flow_policy_ros.runtime.robot import Robot, load_robot
-from flow_policy_ros.runtime.types import Observation
 from flow_policy_ros.safety.command_loop import CommandLoop
 
 
@@ -36,6 +35,9 @@ class Selection:
     steps: int = 10
     policy_seed: int = 0
     limit_scale: float = 1.0
+    solver: str = ""
+    guidance_scale: float = 1.0
+    deadline_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,15 @@ def load(selection: Selection, latency: str) -> Loaded:
         "policy.checkpoint": str(selection.checkpoint),
         "policy.steps": selection.steps,
         "policy.seed": selection.policy_seed,
+        "policy.solver": selection.solver,
+        "policy.guidance_scale": selection.guidance_scale,
+        "policy.deadline_s": selection.deadline_s,
         "command.limit_scale": selection.limit_scale,
     }
     policy_parameters = from_flat(PolicyParameters, "policy", {**robot.parameters, **chosen})
     command_parameters = from_flat(CommandParameters, "command", {**robot.parameters, **chosen})
     torch.set_num_threads(policy_parameters.threads)
-    policy = FlowPolicy.load(selection.checkpoint)
+    policy = deploy(policy_parameters, robot.name)
     policy.contract.check_robot(robot)
     streams = {stream.name: stream for stream in policy.contract.streams}
     perception: Perception | None = None
@@ -70,7 +75,12 @@ def load(selection: Selection, latency: str) -> Loaded:
         perception = load_perception(robot, selection, streams["detections"].extractor)
     profile = profile_for(
         latency,
-        {"checkpoint": str(selection.checkpoint.resolve()), "detector": str(selection.detector), "steps": selection.steps},
+        {
+            "checkpoint": str(selection.checkpoint.resolve()),
+            "detector": str(selection.detector),
+            "steps": selection.steps,
+            "sampling": [selection.solver, selection.guidance_scale, selection.deadline_s],
+        },
         lambda: stages(robot, policy, perception, selection.steps),
     )
     stack = Stack(
@@ -111,16 +121,10 @@ def check_extractor(trained_with: dict[str, Any], given: dict[str, Any], path: P
 
 
 def stages(
-    robot: Robot, policy: FlowPolicy, perception: Perception | None, steps: int
+    robot: Robot, policy: ChunkPolicy, perception: Perception | None, steps: int
 ) -> dict[str, Callable[[int], object]]:
     """What to time for a latency profile: the extractor on an image of the robot's size, the policy on an empty observation."""
-    contract = policy.contract
-    observation = Observation(
-        0,
-        np.zeros(len(contract.joints)),
-        {s.name: np.zeros((s.tokens, s.channels), dtype=np.float32) for s in contract.streams},
-        {},
-    )
+    observation = empty_observation(policy.contract)
     timed: dict[str, Callable[[int], object]] = {
         "inference": lambda k: policy.sample(replace(observation, stamp=k), steps, 0)
     }

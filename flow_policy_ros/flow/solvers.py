@@ -1,76 +1,105 @@
-"""Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (data), over one velocity callable."""
+"""Solvers by name, and those with a fixed grid of equal steps. The adaptive one is ``dormand_prince``'s.
+
+Values are not checked here: NaN in the noise or from the network gives NaN in that sample's chunk and in no other.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.flow.dormand_prince import DormandPrince
+from flow_policy_ros.flow.solver import Solver, SolveResult, Velocity, advance, evaluate, require_start, require_steps
 
-Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""v(x (B, H, A), t (B,)) -> (B, H, A)."""
+__all__ = [
+    "RK4",
+    "SOLVERS",
+    "DormandPrince",
+    "Euler",
+    "FixedGridSolver",
+    "Heun",
+    "Midpoint",
+    "SolveResult",
+    "Solver",
+    "Velocity",
+    "make_solver",
+]
 
 
-@dataclass(frozen=True)
-class SolveResult:
-    """``x`` (B, H, A) at t = 1 and ``nfe``, how often the velocity was evaluated."""
+class FixedGridSolver(Solver):
+    """An explicit Runge-Kutta method over ``steps`` equal steps: a subclass states its Butcher tableau (Butcher 1964).
 
-    x: torch.Tensor
-    nfe: int
+    ``nodes`` c, ``stages`` the rows of the strictly lower triangular A, ``weights`` b.
+    """
 
-
-class Solver(ABC):
-    """A method with a fixed grid of ``steps`` equal steps."""
+    nodes: ClassVar[tuple[float, ...]]
+    stages: ClassVar[tuple[tuple[float, ...], ...]]
+    weights: ClassVar[tuple[float, ...]]
 
     def solve(self, velocity: Velocity, x0: torch.Tensor, steps: int) -> SolveResult:
-        """Integrate from ``x0`` (B, H, A). Raises ``ValueError`` for another shape, or fewer than one step."""
-        if x0.ndim != 3:
-            raise ValueError(f"x0 has shape {tuple(x0.shape)}, expected (B, H, A).")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, expected at least 1.")
-        nfe = 0
-
-        def counted(x: torch.Tensor, t: float) -> torch.Tensor:
-            nonlocal nfe
-            nfe += 1
-            v = velocity(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
-            require_shape("velocity", v, tuple(x.shape))
-            return v
-
+        """See ``Solver``."""
+        require_start(x0, steps)
+        times = iter(self.times(steps))
+        dt = 1.0 / steps
         x = x0
-        for k in range(steps):
-            x = self._step(counted, x, k / steps, 1.0 / steps)
-        return SolveResult(x, nfe)
+        for _ in range(steps):
+            slopes: list[torch.Tensor] = []
+            for row in self.stages:
+                t = torch.full((len(x),), next(times), dtype=x.dtype, device=x.device)
+                slopes.append(evaluate(velocity, advance(x, dt, row, slopes), t))
+            x = advance(x, dt, self.weights, slopes)
+        return SolveResult(x, steps * self.evaluations)
 
-    @abstractmethod
-    def _step(
-        self, velocity: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor, t: float, dt: float
-    ) -> torch.Tensor:
-        """x (B, H, A) at t + dt."""
+    def times(self, steps: int) -> tuple[float, ...]:
+        """See ``Solver``. Exactly the numbers that ``solve`` passes on, before rounding to the type of x."""
+        require_steps(steps)
+        return tuple((k + node) / steps for k in range(steps) for node in self.nodes)
 
 
-class Euler(Solver):
+class Euler(FixedGridSolver):
     """First order, one evaluation per step."""
 
-    def _step(
-        self, velocity: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor, t: float, dt: float
-    ) -> torch.Tensor:
-        return x + dt * velocity(x, t)
+    evaluations = 1
+    nodes = (0.0,)
+    stages = ((),)
+    weights = (1.0,)
 
 
-class Midpoint(Solver):
-    """Second order, two evaluations per step."""
+class Midpoint(FixedGridSolver):
+    """Second order, two evaluations per step; never evaluates at t = 1."""
 
-    def _step(
-        self, velocity: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor, t: float, dt: float
-    ) -> torch.Tensor:
-        return x + dt * velocity(x + 0.5 * dt * velocity(x, t), t + 0.5 * dt)
+    evaluations = 2
+    nodes = (0.0, 0.5)
+    stages = ((), (0.5,))
+    weights = (0.0, 1.0)
 
 
-SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "midpoint": Midpoint}
+class Heun(FixedGridSolver):
+    """Second order, two evaluations per step, both ends averaged; evaluates at t = 1."""
+
+    evaluations = 2
+    nodes = (0.0, 1.0)
+    stages = ((), (1.0,))
+    weights = (0.5, 0.5)
+
+
+class RK4(FixedGridSolver):
+    """Fourth order, four evaluations per step (Kutta 1901); evaluates at t = 1."""
+
+    evaluations = 4
+    nodes = (0.0, 0.5, 0.5, 1.0)
+    stages = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
+    weights = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+
+
+SOLVERS: dict[str, type[Solver]] = {
+    "euler": Euler,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "rk4": RK4,
+    "rk45": DormandPrince,
+}
 
 
 def make_solver(name: str) -> Solver:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from flow_policy_ros.flow.shapes import require_shape, require_time
-
-
-@dataclass(frozen=True)
-class NetworkShape:
-    """Sizes given by the data: S observed values, H steps per chunk, A action dimensions."""
-
-    observation: int
-    horizon: int
-    action: int
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 
 
 class VelocityNetwork(nn.Module, ABC):
@@ -28,17 +19,13 @@ class VelocityNetwork(nn.Module, ABC):
         super().__init__()
         self.shape = shape
 
-    def condition(self, observation: torch.Tensor) -> Any:
-        """A cache for ``velocity`` from the normalised observation (B, S). Raises ``ValueError`` for another shape."""
-        if observation.ndim != 2:
-            raise ValueError(
-                f"observation has shape {tuple(observation.shape)}, expected (B, {self.shape.observation})."
-            )
-        require_shape("observation", observation, (len(observation), self.shape.observation))
+    def condition(self, observation: Conditioning) -> Any:
+        """A cache for ``velocity``, computed once per chunk. Raises ``ValueError`` for what does not fit ``shape``."""
+        observation.check(self.shape)
         return self._condition(observation)
 
     def velocity(self, x: torch.Tensor, t: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Velocity (B, H, A) at x (B, H, A) and time t, (B,) or one per step (B, H), in [0, 1].
+        """Velocity (B, H, A) at x (B, H, A) and time t, (B,) or one per step (B, H), in [0, 1]; ``cache`` stays as it is.
 
         Raises ``ValueError`` naming field, expected and given shape.
         """
@@ -47,7 +34,7 @@ class VelocityNetwork(nn.Module, ABC):
         return self._velocity(x, t, cache)
 
     @abstractmethod
-    def _condition(self, observation: torch.Tensor) -> Any:
+    def _condition(self, observation: Conditioning) -> Any:
         """As ``condition``, shapes already checked."""
 
     @abstractmethod
@@ -56,7 +43,7 @@ class VelocityNetwork(nn.Module, ABC):
 
 
 def zero_init(layer: nn.Linear) -> nn.Linear:
-    """The layer with weights and bias of zero: what it feeds starts as the identity (or as zero)."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    """The layer with weights and bias (if any) of zero: what it feeds starts as the identity (or as zero)."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

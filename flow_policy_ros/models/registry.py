@@ -6,13 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from flow_policy_ros.models.conditioning import NetworkShape
 from flow_policy_ros.models.dit import DiT, DiTConfig
-from flow_policy_ros.models.network import NetworkShape, VelocityNetwork
+from flow_policy_ros.models.dit_cross import DiTCross, DiTCrossConfig
+from flow_policy_ros.models.embodiment_dit import EmbodimentDiT, EmbodimentDiTConfig
+from flow_policy_ros.models.network import VelocityNetwork
 from flow_policy_ros.models.residual_mlp import ResidualMLP, ResidualMLPConfig
+from flow_policy_ros.models.unet1d import UNet1D, UNet1DConfig
 
 NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "residual_mlp": (ResidualMLP, ResidualMLPConfig),
+    "unet1d": (UNet1D, UNet1DConfig),
     "dit": (DiT, DiTConfig),
+    "dit_cross": (DiTCross, DiTCrossConfig),
+    "embodiment_dit": (EmbodimentDiT, EmbodimentDiTConfig),
 }
 
 

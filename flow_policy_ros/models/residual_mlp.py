@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flow_policy_ros.models.embeddings import SinusoidalTime
-from flow_policy_ros.models.network import NetworkShape, VelocityNetwork, zero_init
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
+from flow_policy_ros.models.embeddings import time_features, vector_features
+from flow_policy_ros.models.network import VelocityNetwork, zero_init
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,18 @@ class ResidualMLP(VelocityNetwork):
     def __init__(self, shape: NetworkShape, config: ResidualMLPConfig) -> None:
         super().__init__(shape)
         modulation = 2 * config.blocks * config.width
-        self.observe = nn.Sequential(
-            nn.Linear(shape.observation, config.observation_width),
-            nn.SiLU(),
-            nn.Linear(config.observation_width, config.observation_width),
-            nn.SiLU(),
-        )
+        self.observe = vector_features(shape.vector, config.observation_width)
         self.observation_in = nn.Linear(config.observation_width, config.width)
         self.observation_modulation = zero_init(nn.Linear(config.observation_width, modulation))
-        self.time = nn.Sequential(
-            SinusoidalTime(config.time_width), nn.Linear(config.time_width, config.time_width), nn.SiLU()
-        )
-        self.time_modulation = nn.Linear(config.time_width, modulation, bias=False)
-        nn.init.zeros_(self.time_modulation.weight)
+        self.time = time_features(config.time_width)
+        self.time_modulation = zero_init(nn.Linear(config.time_width, modulation, bias=False))
         self.x_in = nn.Linear(shape.horizon * (shape.action + 1), config.width, bias=False)
         self.blocks = nn.ModuleList(_Block(config.width, config.expansion * config.width) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.out = zero_init(nn.Linear(config.width, shape.horizon * shape.action))
 
-    def _condition(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen = self.observe(observation)
+    def _condition(self, observation: Conditioning) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = self.observe(observation.vector)
         return self.observation_in(seen), self.observation_modulation(seen)
 
     def _velocity(

@@ -11,7 +11,6 @@ import sys
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Image
@@ -25,7 +24,7 @@ from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
 from flow_policy_ros.nodes.policy_worker import PolicyWorker
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.policy.checkpoint import CheckpointError
-from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.policy.deployed import deploy
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
 from flow_policy_ros.ros.images import features_from_message
@@ -39,12 +38,12 @@ from flow_policy_ros.ros.messages import (
 )
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.buffers import Stale
-from flow_policy_ros.runtime.contract import Contract, ContractError
+from flow_policy_ros.runtime.contract import ContractError
 from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, PolicyParameters
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
-from flow_policy_ros.runtime.types import Chunk, Observation
+from flow_policy_ros.runtime.types import Chunk
 
 
 class PolicyNode(ClosableNode):
@@ -61,11 +60,10 @@ class PolicyNode(ClosableNode):
         if not policy.checkpoint:
             raise ParameterError("the parameter policy.checkpoint is not set; give the path of a checkpoint folder.")
         torch.set_num_threads(policy.threads)
-        flow_policy = FlowPolicy.load(policy.checkpoint)
-        self._contract = flow_policy.contract
+        deployed = deploy(policy, robot.name)
+        self._contract = deployed.contract
         self._contract.check_robot(robot)
-        flow_policy.sample(empty_observation(self._contract), policy.steps, 0)  # the first sample is slower than others
-        self._loop = PolicyLoop(flow_policy, policy)
+        self._loop = PolicyLoop(deployed, policy)
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
         self._chunks = 0
@@ -224,12 +222,6 @@ class PolicyNode(ClosableNode):
             **counts("rejections", {**self._loop.rejections, **self._malformed}),
         }
         self._diagnostics.publish(diagnostics(self._now(), status("policy", level, message, values)))
-
-
-def empty_observation(contract: Contract) -> Observation:
-    """Zeros of the contract's shapes."""
-    features = {s.name: np.zeros((s.tokens, s.channels), dtype=np.float32) for s in contract.streams}
-    return Observation(0, np.zeros(len(contract.joints)), features, {})
 
 
 def _kind(reason: str) -> str:

@@ -1,7 +1,8 @@
 """The checkpoint folder: weights as safetensors, everything else as JSON, nothing pickled.
 
 ``model.safetensors``; ``config.json`` (architecture, flow, how trained); ``contract.json`` (what the robot must offer,
-with the normalisers and their hash); ``README.md``.
+with the normalisers and their hash; where one network serves several robots a list of these, in the order of its
+embodiments); ``README.md``.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flow_policy_ros.models.network import NetworkShape
-from flow_policy_ros.policy.codec import VectorCodec, observation_dim
+from flow_policy_ros.models.conditioning import NetworkShape
+from flow_policy_ros.policy.codec import Codec, network_shape
+from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
-from flow_policy_ros.policy.vector_flow import VectorFlowModel
 from flow_policy_ros.runtime.contract import Contract, ContractError
 
 WEIGHTS, CONFIG, CONTRACT, README = "model.safetensors", "config.json", "contract.json", "README.md"
 KIND = "vector_flow"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Format 1 knew one embodiment, and of the flow only its time sampler and solver."""
 
 
 class CheckpointError(ValueError):
@@ -35,18 +38,31 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A policy that can be sampled: ``model`` on normalised tensors, ``codec`` around it, ``training`` its history."""
+    """A policy that can be sampled: ``model`` on normalised tensors, ``codecs`` around it, one per embodiment in the
+    model's order, ``training`` its history."""
 
-    model: VectorFlowModel
-    codec: VectorCodec
+    model: FlowModel
+    codecs: tuple[Codec, ...]
     training: dict[str, Any] = field(default_factory=dict)
+
+    def codec_of(self, robot: str | None = None) -> Codec:
+        """The codec of ``robot``, or the only one. Raises ``CheckpointError`` listing the robots there are."""
+        if len(self.codecs) == 1:
+            return self.codecs[0]  # another robot of the same joints may use it: Contract.check_robot decides
+        for codec in self.codecs:
+            if codec.contract.robot == robot:
+                return codec
+        raise CheckpointError(
+            f"robot {robot!r} is none of the checkpoint's embodiments, {[c.contract.robot for c in self.codecs]}. Give the "
+            "robot file of one of these, or train with episodes of this robot."
+        )
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = "", half: bool = False) -> None:
     """Write the folder; each file is replaced at once. ``half`` stores float16 weights (loaded as float32)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model, codec = checkpoint.model, checkpoint.codec
+    model = checkpoint.model
     weights = {
         name: tensor.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
@@ -57,23 +73,15 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = ""
         "kind": KIND,
         "weights_sha256": file_sha256(folder / WEIGHTS),
         "network": {"name": model.network_name, "sizes": dataclasses.asdict(model.network_config)},
-        "flow": {
-            "path": "straight",
-            "time": "0 noise, 1 data",
-            "time_sampler": model.time_sampler_name,
-            "solver": model.solver_name,
-        },
-        "action_space": codec.action_space,
+        "shape": dataclasses.asdict(model.shape),
+        "flow": {"path": "straight", "time": "0 noise, 1 data", **dataclasses.asdict(model.flow)},
         "training": checkpoint.training,
     }
-    normaliser = {
-        "observation": codec.observation_normaliser.to_json(),
-        "action": codec.action_normaliser.to_json(),
-    }
-    contract = codec.contract.to_json() | {"normaliser": normaliser, "normaliser_sha256": json_sha256(normaliser)}
+    contracts = [_contract_json(codec) for codec in checkpoint.codecs]
+    contract = contracts[0] if len(contracts) == 1 else {"embodiments": contracts}
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     write_text(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
-    write_text(folder / README, readme or "# Vector flow policy\n")
+    write_text(folder / README, readme or "# Flow policy\n")
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -85,31 +93,27 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             "`flow_policy train` writes it."
         )
     config, content = _read_json(folder, CONFIG), _read_json(folder, CONTRACT)
-    if config.get("kind") != KIND or config.get("format") != FORMAT:
+    if config.get("kind") != KIND or config.get("format") not in READABLE:
         raise CheckpointError(
             f"checkpoint {folder} is of kind {config.get('kind')!r}, format {config.get('format')!r}; expected "
-            f"{KIND!r}, format {FORMAT}. Use the version of this package that wrote it."
+            f"{KIND!r}, format {' or '.join(map(str, READABLE))}. Use the version of this package that wrote it."
         )
     try:
-        contract = Contract.from_json(content)
-        normaliser = content["normaliser"]
-        if json_sha256(normaliser) != content["normaliser_sha256"]:
-            raise CheckpointError(
-                f"checkpoint {folder}: the normaliser statistics in {CONTRACT} do not match their hash. The file was "
-                "edited or belongs to another checkpoint; copy the whole folder again from where it was trained."
-            )
-        codec = VectorCodec(
-            contract,
-            Normaliser.from_json(normaliser["observation"]),
-            Normaliser.from_json(normaliser["action"]),
-            str(config["action_space"]),
+        entries = content.get("embodiments", [content])
+        contracts = [Contract.from_json(entry) for entry in entries]
+        shape = NetworkShape(**config["shape"]) if "shape" in config else network_shape(contracts)
+        if shape.embodiments != len(contracts):
+            raise ContractError(f"{CONTRACT} has {len(contracts)} embodiments, expected {shape.embodiments} by {CONFIG}.")
+        codecs = tuple(
+            _codec(folder, entry, contract, str(entry.get("action_space", config.get("action_space"))), shape, number)
+            for number, (entry, contract) in enumerate(zip(entries, contracts, strict=True))
         )
-        model = VectorFlowModel(
+        model = FlowModel(
             str(config["network"]["name"]),
             config["network"]["sizes"],
-            NetworkShape(observation_dim(contract), contract.horizon, len(contract.action_joints)),
-            str(config["flow"]["time_sampler"]),
-            str(config["flow"]["solver"]),
+            shape,
+            FlowConfig(**{name: value for name, value in config["flow"].items() if name not in ("path", "time")}),
+            tuple(len(contract.action_joints) for contract in contracts),
         )
     except CheckpointError:
         raise
@@ -117,13 +121,44 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {folder}: {CONFIG} or {CONTRACT} lacks {error}; copy the whole folder again."
         ) from error
-    except (ValueError, TypeError, ContractError) as error:
+    except (ValueError, TypeError, AttributeError, ContractError) as error:
         raise CheckpointError(
             f"checkpoint {folder}: {error} Copy the whole folder again, or use the version of this package that "
             "wrote it."
         ) from error
     _load_weights(model, folder / WEIGHTS, config.get("weights_sha256"))
-    return Checkpoint(model.eval(), codec, dict(config.get("training", {})))
+    return Checkpoint(model.eval(), codecs, dict(config.get("training", {})))
+
+
+def _contract_json(codec: Codec) -> dict[str, Any]:
+    normaliser = {
+        "observation": codec.observation_normaliser.to_json(),
+        "action": codec.action_normaliser.to_json(),
+    }
+    return codec.contract.to_json() | {
+        "action_space": codec.action_space,
+        "normaliser": normaliser,
+        "normaliser_sha256": json_sha256(normaliser),
+    }
+
+
+def _codec(
+    folder: Path, content: dict[str, Any], contract: Contract, action_space: str, shape: NetworkShape, embodiment: int
+) -> Codec:
+    normaliser = content["normaliser"]
+    if json_sha256(normaliser) != content["normaliser_sha256"]:
+        raise CheckpointError(
+            f"checkpoint {folder}: the normaliser statistics in {CONTRACT} do not match their hash. The file was "
+            "edited or belongs to another checkpoint; copy the whole folder again from where it was trained."
+        )
+    return Codec(
+        contract,
+        Normaliser.from_json(normaliser["observation"]),
+        Normaliser.from_json(normaliser["action"]),
+        action_space,
+        shape,
+        embodiment,
+    )
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -141,7 +176,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _load_weights(model: VectorFlowModel, path: Path, sha256: str | None) -> None:
+def _load_weights(model: FlowModel, path: Path, sha256: str | None) -> None:
     """``sha256`` None: a checkpoint of the first days, whose weights were not hashed."""
     try:
         weights = load_file(path)

@@ -1,13 +1,17 @@
-"""Between robot quantities and network tensors: the one place where observations are vectorised and actions scaled.
+"""Between robot quantities and network tensors: the one place where observations are arranged and actions scaled.
 
 Training and the robot call the same methods; a transform can therefore not be applied on one side only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 
 from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.policy.action_space import make_action_space
 from flow_policy_ros.policy.normaliser import Normaliser
 from flow_policy_ros.runtime.contract import Contract
@@ -17,14 +21,29 @@ OBSERVATION_LIMIT = 10.0
 
 
 def observation_dim(contract: Contract) -> int:
-    """S, the length of the observation vector."""
+    """Length of the raw observation vector."""
     return len(contract.joints) + sum(len(stream.rows) * stream.channels for stream in contract.streams)
+
+
+def network_shape(contracts: Sequence[Contract]) -> NetworkShape:
+    """The sizes that hold every contract: one embodiment each. Raises ``ValueError`` for different horizons."""
+    horizons = sorted({contract.horizon for contract in contracts})
+    if len(horizons) != 1:
+        raise ValueError(f"the embodiments have the horizons {horizons}, expected one for all.")
+    return NetworkShape(
+        state=max(len(contract.joints) for contract in contracts),
+        horizon=horizons[0],
+        action=max(len(contract.action_joints) for contract in contracts),
+        tokens=max(sum(len(stream.rows) for stream in contract.streams) for contract in contracts),
+        channels=max((stream.channels for contract in contracts for stream in contract.streams), default=0),
+        embodiments=len(contracts),
+    )
 
 
 def raw_observation(
     contract: Contract, joint_position: torch.Tensor, features: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Observation vectors (B, S) float64: joint positions (B, J), then of each stream (B, tokens, channels) the rows
+    """Observation vectors (B, O) float64: joint positions (B, J), then of each stream (B, tokens, channels) the rows
     that the contract uses, flattened, in the contract's order.
 
     Raises ``ValueError`` naming a missing stream or a wrong shape."""
@@ -40,11 +59,21 @@ def raw_observation(
     return torch.cat(parts, dim=1)
 
 
-class VectorCodec:
-    """Normalisation and action space of one checkpoint. Raises ``ValueError`` for parts that do not fit together."""
+class Codec:
+    """Normalisation, action space and padding of one embodiment of a checkpoint.
+
+    ``shape`` is what the network wants, at least the contract's own sizes (which it is when not given); ``embodiment`` the
+    number of these weights in it. Raises ``ValueError`` for parts that do not fit together.
+    """
 
     def __init__(
-        self, contract: Contract, observation_normaliser: Normaliser, action_normaliser: Normaliser, action_space: str
+        self,
+        contract: Contract,
+        observation_normaliser: Normaliser,
+        action_normaliser: Normaliser,
+        action_space: str,
+        shape: NetworkShape | None = None,
+        embodiment: int = 0,
     ) -> None:
         for name, normaliser, size in (
             ("observation", observation_normaliser, observation_dim(contract)),
@@ -54,29 +83,58 @@ class VectorCodec:
                 raise ValueError(
                     f"{name} normaliser has {len(normaliser.offset)} dimensions, expected {size} by the contract."
                 )
+        own = network_shape([contract])
+        self.shape = shape or own
+        for field in ("state", "action", "tokens", "channels"):
+            if getattr(self.shape, field) < getattr(own, field):
+                raise ValueError(
+                    f"network size {field} is {getattr(self.shape, field)}, expected at least {getattr(own, field)}, which "
+                    f"robot '{contract.robot}' has."
+                )
         self.contract = contract
+        self.embodiment = embodiment
         self.observation_normaliser = observation_normaliser
         self.action_normaliser = action_normaliser
         self.action_space = action_space
         self._transform = make_action_space(action_space, contract)
         self._dead = list(action_normaliser.dead)
 
-    def observation(self, joint_position: torch.Tensor, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Network input (B, S) float32 of joint positions (B, J) and features (B, tokens, channels) per stream."""
+    def observation(self, joint_position: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditioning:
+        """Network input, float32, of joint positions (B, J) and features (B, tokens, channels) per stream."""
         raw = raw_observation(self.contract, joint_position, features)
-        return self.observation_normaliser.normalise(raw).clamp(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+        vector = self.observation_normaliser.normalise(raw).clamp_(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+        batch, joints = len(vector), len(self.contract.joints)
+        state = pad(vector[:, :joints], self.shape.state)
+        tokens = vector.new_zeros(batch, self.shape.tokens, self.shape.channels)
+        row, column = 0, joints
+        for stream in self.contract.streams:
+            rows, channels = len(stream.rows), stream.channels
+            tokens[:, row : row + rows, :channels] = vector[:, column : column + rows * channels].view(batch, rows, channels)
+            row, column = row + rows, column + rows * channels
+        mask = (torch.arange(self.shape.tokens) < row).expand(batch, -1)
+        return Conditioning.of(state, tokens, mask, torch.full((batch,), self.embodiment))
 
     def encode(self, actions: torch.Tensor, joint_position: torch.Tensor) -> torch.Tensor:
-        """Joint positions (B, H, A) in rad or m to network actions (B, H, A) float32."""
-        return self.action_normaliser.normalise(self._transform.encode(actions, joint_position))
+        """Joint positions (B, H, a) in rad or m to network actions (B, H, A) float32, zero where padded."""
+        return pad(self.action_normaliser.normalise(self._transform.encode(actions, joint_position)), self.shape.action)
 
     def decode(self, actions: torch.Tensor, joint_position: torch.Tensor) -> torch.Tensor:
-        """Network actions (B, H, A) to joint positions (B, H, A) float64 in rad or m.
+        """Network actions (B, H, A) to joint positions (B, H, a) float64 in rad or m.
 
         An action dimension that was constant in the data is commanded as that constant: with scale 1 the network's
         residual error would otherwise reach the joint undiminished.
         """
+        actions = actions[:, :, : len(self.contract.action_joints)]
         decoded = self.action_normaliser.denormalise(actions)
         if self._dead:
             decoded[..., self._dead] = self.action_normaliser.denormalise(torch.zeros_like(actions))[..., self._dead]
         return self._transform.decode(decoded, joint_position.double())
+
+    def pad_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Noise (B, H, a) of the embodiment's own width as (B, H, A): zero, not random, where padded."""
+        return pad(noise, self.shape.action)
+
+
+def pad(values: torch.Tensor, width: int) -> torch.Tensor:
+    """``values`` (..., n) as (..., width), zeros behind."""
+    return values if values.shape[-1] == width else F.pad(values, (0, width - values.shape[-1]))

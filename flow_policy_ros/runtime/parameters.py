@@ -52,6 +52,20 @@ class PolicyParameters:
     checkpoint: str = parameter("", "Checkpoint folder (model.safetensors, config.json, contract.json).")
     rate_hz: float = parameter(12.5, "How often a new chunk is computed.", unit="Hz", bounds=(0.1, 200.0), live=True)
     steps: int = parameter(10, "Solver steps per chunk.", bounds=(1, 1000), live=True)
+    solver: str = parameter(
+        "", "Integrator; empty for the checkpoint's own.", choices=("", "euler", "midpoint", "heun", "rk4", "rk45")
+    )
+    guidance_scale: float = parameter(
+        1.0,
+        "Classifier-free guidance: above 1 follows the observation more; needs a checkpoint trained with condition dropout.",
+        bounds=(0.0, 20.0),
+    )
+    deadline_s: float = parameter(
+        0.0,
+        "As many solver steps as fit this time, measured at start, and no more than policy.steps; 0 for no deadline.",
+        unit="s",
+        bounds=(0.0, 10.0),
+    )
     seed: int = parameter(0, "Noise is drawn from (seed, stamp of the joint state).", bounds=(0, 2**31 - 1), live=True)
     threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
     joint_state_max_age_s: float = parameter(

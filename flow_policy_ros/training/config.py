@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from flow_policy_ros.policy.flow_model import FlowConfig
 
 
 class TrainError(ValueError):
     """Training that cannot start; one paragraph with the remedy."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a vector flow policy on recorded episodes and write a checkpoint folder."""
+def require_at_least(config: object, least: float, *names: str) -> None:
+    """Raise ``TrainError`` for the first of the options that is lower, or NaN."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected at least {least}.")
 
-    data: Path
-    """Folder of episodes (*.npz)."""
+
+def require_above(config: object, bound: float, *names: str) -> None:
+    """Raise ``TrainError`` for the first of the options that is not above ``bound``."""
+    for name in names:
+        if not getattr(config, name) > bound:
+            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected more than {bound}.")
+
+
+def require_fraction(config: object, *names: str) -> None:
+    """Raise ``TrainError`` for the first of the options outside [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected at least 0 and less than 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What every optimisation is told, whatever it learns."""
+
     out: Path
     """Checkpoint folder to write; training state and logs go into its sub-folder training/."""
-    streams: tuple[str, ...] = ("detections",)
-    """Feature streams of the episodes to observe beside the joint positions; none for joint positions alone."""
-    tokens: tuple[str, ...] = ()
-    """Tokens of the detections stream to observe, by class name (from extractor.json); all without it."""
-    first: tuple[str, ...] = ()
-    """Streams of which the policy observes the first features of an episode (what the camera saw before the robot moved)
-    instead of the newest."""
-    network: str = "residual_mlp"
-    """Architecture: residual_mlp or dit."""
-    sizes: tuple[str, ...] = ()
-    """Sizes of the network where not its defaults, as name=number, e.g. width=512 blocks=3."""
-    horizon: int = 16
-    """Points per chunk."""
-    chunk_dt: float = 0.02
-    """Spacing of chunk points in s; a multiple of the episodes' tick."""
-    action_space: Literal["absolute", "relative"] = "absolute"
-    """Learn joint positions as they are, or relative to the measured position at the chunk's stamp."""
-    normalisation: Literal["mean_std", "quantile"] = "mean_std"
-    """How observations and actions are scaled."""
-    time_sampler: str = "uniform"
-    """Training times: uniform or beta (more weight near noise)."""
-    solver: str = "euler"
-    """Solver of the deployed policy: euler or midpoint."""
     steps: int = 20000
     """Optimiser steps of the whole schedule."""
     stop_at: int | None = None
@@ -63,18 +62,6 @@ class TrainConfig:
     """Greatest decay of the averaged weights, which are what is saved."""
     seed: int = 0
     """Seed of weights, order, delays and noise."""
-    delay_min: float = 0.0
-    """Least delay in s from a feature's stamp to the tick that first sees it."""
-    delay_max: float = 0.0
-    """Greatest such delay in s; drawn evenly per sample. Use the measured delay of perception."""
-    joint_noise: float = 0.0
-    """Standard deviation in rad or m of noise added to observed joint positions."""
-    feature_noise: float = 0.0
-    """Standard deviation of noise added to features, in their own unit (fraction of the image for detections)."""
-    feature_dropout: float = 0.0
-    """Probability that a feature token is zeroed, as if it had not been detected."""
-    validation: float = 0.05
-    """Fraction of the episodes held out."""
     validate_every: int = 1000
     """Steps between validations."""
     save_every: int = 2000
@@ -88,21 +75,80 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises ``TrainError`` naming the first option outside its bounds."""
-        for name, least in (("horizon", 1), ("steps", 1), ("batch", 1), ("validate_every", 1), ("save_every", 1),
-                            ("threads", 1), ("warmup", 0), ("weight_decay", 0), ("delay_min", 0), ("joint_noise", 0),
-                            ("feature_noise", 0), ("seed", 0)):  # fmt: skip
-            if getattr(self, name) < least:
-                raise TrainError(f"{_option(name)} is {getattr(self, name)}, expected at least {least}.")
-        for name, above in (("chunk_dt", 0), ("lr", 0), ("grad_clip", 0)):
-            if not getattr(self, name) > above:
-                raise TrainError(f"{_option(name)} is {getattr(self, name)}, expected more than {above}.")
-        for name in ("ema_decay", "validation", "feature_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise TrainError(f"{_option(name)} is {getattr(self, name)}, expected at least 0 and less than 1.")
-        if self.delay_max < self.delay_min:
-            raise TrainError(f"--delay-max is {self.delay_max}, expected at least --delay-min ({self.delay_min}).")
+        require_at_least(self, 1, "steps", "batch", "validate_every", "save_every", "threads")
+        require_at_least(self, 0, "warmup", "weight_decay", "seed")
+        require_above(self, 0, "lr", "grad_clip")
+        require_fraction(self, "ema_decay")
         if self.stop_at is not None and self.stop_at < 1:
             raise TrainError(f"--stop-at is {self.stop_at}, expected at least 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return content
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """Train a flow policy on recorded episodes and write a checkpoint folder."""
+
+    data: tuple[Path, ...]
+    """Folders of episodes (*.npz). Folders of different robots become embodiments of one policy, padded to the widest."""
+    streams: tuple[str, ...] = ("detections",)
+    """Feature streams of the episodes to observe beside the joint positions; none for joint positions alone."""
+    tokens: tuple[str, ...] = ()
+    """Tokens of the detections stream to observe, by class name (from extractor.json); all without it."""
+    first: tuple[str, ...] = ()
+    """Streams of which the policy observes the first features of an episode (what the camera saw before the robot moved)
+    instead of the newest."""
+    network: str = "residual_mlp"
+    """Architecture: residual_mlp, unet1d, dit, dit_cross or embodiment_dit."""
+    sizes: tuple[str, ...] = ()
+    """Sizes of the network where not its defaults, as name=number, e.g. width=512 blocks=3."""
+    horizon: int = 16
+    """Points per chunk."""
+    chunk_dt: float = 0.02
+    """Spacing of chunk points in s; a multiple of the episodes' tick."""
+    action_space: Literal["absolute", "relative"] = "absolute"
+    """Learn joint positions as they are, or relative to the measured position at the chunk's stamp."""
+    normalisation: Literal["mean_std", "quantile"] = "mean_std"
+    """How observations and actions are scaled."""
+    time_sampler: str = "uniform"
+    """Training times: uniform, beta (pi0), groot_n1, groot_n16 or logit_normal."""
+    coupling: str = "independent"
+    """How noise and chunks are paired in a batch: independent or optimal_transport."""
+    solver: str = "euler"
+    """Solver of the deployed policy: euler, midpoint, heun, rk4 or rk45."""
+    condition_dropout: float = 0.0
+    """Probability that a sample sees the null observation; above 0, the policy can be guided (classifier-free)."""
+    null: Literal["learned", "zeros"] = "learned"
+    """The null observation."""
+    prefix: int = 0
+    """Longest committed prefix of a chunk, in points, that training shows clean (training-time real-time chunking)."""
+    delay_min: float = 0.0
+    """Least delay in s from a feature's stamp to the tick that first sees it."""
+    delay_max: float = 0.0
+    """Greatest such delay in s; drawn evenly per sample. Use the measured delay of perception."""
+    joint_noise: float = 0.0
+    """Standard deviation in rad or m of noise added to observed joint positions."""
+    feature_noise: float = 0.0
+    """Standard deviation of noise added to features, in their own unit (fraction of the image for detections)."""
+    feature_dropout: float = 0.0
+    """Probability that a feature token is zeroed, as if it had not been detected."""
+    validation: float = 0.05
+    """Fraction of the episodes held out."""
+
+    def __post_init__(self) -> None:
+        """Raises ``TrainError`` naming the first option outside its bounds."""
+        super().__post_init__()
+        if not self.data:
+            raise TrainError("--data names no folder, expected at least one with episodes (*.npz).")
+        require_at_least(self, 1, "horizon")
+        require_at_least(self, 0, "delay_min", "joint_noise", "feature_noise", "prefix")
+        require_above(self, 0, "chunk_dt")
+        require_fraction(self, "validation", "feature_dropout", "condition_dropout")
+        if self.delay_max < self.delay_min:
+            raise TrainError(f"--delay-max is {self.delay_max}, expected at least --delay-min ({self.delay_min}).")
         self.network_sizes()
 
     def network_sizes(self) -> dict[str, str]:
@@ -113,16 +159,16 @@ class TrainConfig:
             raise TrainError(f"--sizes has {wrong}, expected name=number, e.g. width=512.")
         return {name: value for name, _, value in pairs}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+    def flow(self) -> FlowConfig:
+        """The part that the model keeps. Raises ``ValueError``."""
+        return FlowConfig(self.time_sampler, self.coupling, self.solver, self.condition_dropout, self.null, self.prefix)
 
 
-MAY_CHANGE = ("data", "out", "resume", "stop_at", "validate_every", "save_every", "store", "threads")
+MAY_CHANGE = ("data", "teacher", "pairs", "out", "resume", "stop_at", "validate_every", "save_every", "store", "threads")
 """Options that a resumed run may give differently; all others decide what is learned."""
 
 
-def check_same_run(before: dict[str, Any], now: TrainConfig) -> None:
+def check_same_run(before: dict[str, Any], now: LoopConfig) -> None:
     """Raise ``TrainError`` when ``now`` would not continue the run of configuration ``before``."""
     given = now.to_json()
     # A state of before an option existed was trained as its default says.

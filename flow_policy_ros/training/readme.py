@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from flow_policy_ros.policy.checkpoint import Checkpoint
+from flow_policy_ros.policy.codec import Codec
 from flow_policy_ros.runtime.contract import StreamContract
 
 
 def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
     """Markdown text; ``command`` is the exact command line that trained it."""
-    contract, model, training = checkpoint.codec.contract, checkpoint.model, checkpoint.training
+    training = checkpoint.training
     data, validation = training["data"], training["validation"]
-    streams = [_described(stream) for stream in contract.streams]
-    sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items())
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
     measured = ", ".join(f"{name} {value:.4g}" for name, value in validation.items()) or "not measured"
-    return f"""# Vector flow policy for {contract.robot}
+    return f"""# Flow policy for {", ".join(codec.contract.robot for codec in checkpoint.codecs)}
 
-Observes {len(contract.joints)} joint positions{"".join(" and " + stream for stream in streams)}; returns chunks of
-{contract.horizon} positions of {len(contract.action_joints)} joints, {contract.dt_ns / 1e6:g} ms apart
-({checkpoint.codec.action_space} actions).
-
-* Network: `{model.network_name}`, {parameters:.2f} M parameters ({sizes}).
-* Flow: straight path, training times `{model.time_sampler_name}`, solver `{model.solver_name}`.
+{policy_described(checkpoint)}
 * Data: {data["episodes"]} episodes of {", ".join(data["tasks"])} ({data["successes"]} successful, {data["seconds"]} s),
   {data["held_out"]} held out, {data["samples"]} training samples.
 * Trained for {training["steps"]} of {training["config"]["steps"]} steps; the weights are their exponential average.
@@ -33,6 +26,34 @@ Trained with
 {command or "train(TrainConfig(...)) as in config.json"}
 ```
 """
+
+
+def policy_described(checkpoint: Checkpoint) -> str:
+    """Markdown: what it observes and returns for each robot, and the network and flow behind it."""
+    model, flow = checkpoint.model, checkpoint.model.flow
+    sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items())
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    guided = f", condition dropout {flow.condition_dropout:g} (null {flow.null})" if flow.condition_dropout else ""
+    prefix = f", committed prefix up to {flow.prefix} points" if flow.prefix else ""
+    return "\n".join(
+        [
+            *(_robot_described(codec) for codec in checkpoint.codecs),
+            "",
+            f"* Network: `{model.network_name}`, {parameters:.2f} M parameters ({sizes}).",
+            f"* Flow: straight path, training times `{flow.time_sampler}`, coupling `{flow.coupling}`, solver `{flow.solver}`"
+            f"{guided}{prefix}.",
+        ]
+    )
+
+
+def _robot_described(codec: Codec) -> str:
+    contract = codec.contract
+    streams = [_described(stream) for stream in contract.streams]
+    return (
+        f"Robot `{contract.robot}`: observes {len(contract.joints)} joint positions"
+        f"{''.join(' and ' + stream for stream in streams)}; returns chunks of {contract.horizon} positions of "
+        f"{len(contract.action_joints)} joints, {contract.dt_ns / 1e6:g} ms apart ({codec.action_space} actions)."
+    )
 
 
 def _described(stream: StreamContract) -> str:

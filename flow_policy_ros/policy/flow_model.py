@@ -1,0 +1,254 @@
+"""A flow policy as a torch module, on normalised tensors: a loss, a sampler, and one velocity beneath both.
+
+Which network it is, how it was paired with noise, whether it knows a null condition: all of it is configuration. Units,
+names and normalisation are the codec's; checkpoints on disk are ``checkpoint``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from flow_policy_ros.flow.couplings import make_coupling
+from flow_policy_ros.flow.guidance import guided_velocity
+from flow_policy_ros.flow.losses import masked_mse
+from flow_policy_ros.flow.paths import straight_path
+from flow_policy_ros.flow.prefix import draw_prefix, times_with_prefix
+from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.flow.solvers import Solver, SolveResult, Velocity, make_solver
+from flow_policy_ros.flow.time_samplers import make_time_sampler
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
+from flow_policy_ros.models.registry import make_network, network_config
+
+NULLS = ("learned", "zeros")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How a velocity field is trained and integrated. Raises ``ValueError`` naming what is out of bounds.
+
+    ``time_sampler``, ``coupling``, ``solver``: names of ``flow``. ``condition_dropout``: share of the training samples that
+    see the null observation instead of their own, which is ``learned`` or ``zeros`` (``null``); above 0, classifier-free
+    guidance is possible. ``prefix``: the longest committed prefix in steps that training shows clean (training-time RTC).
+    """
+
+    time_sampler: str = "uniform"
+    coupling: str = "independent"
+    solver: str = "euler"
+    condition_dropout: float = 0.0
+    null: str = "learned"
+    prefix: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.condition_dropout < 1.0:
+            raise ValueError(f"condition_dropout is {self.condition_dropout}, expected at least 0 and less than 1.")
+        if self.null not in NULLS:
+            raise ValueError(f"null is {self.null!r}, expected one of {NULLS}.")
+        if self.prefix < 0:
+            raise ValueError(f"prefix is {self.prefix} steps, expected 0 or more.")
+
+
+class FlowModel(nn.Module):
+    """Conditional flow matching on chunks (B, H, A) given a ``Conditioning`` (Lipman et al. 2023; Liu et al. 2023).
+
+    ``network`` and ``sizes`` choose the architecture, ``shape`` its (padded) sizes, ``action_dims`` how many of the A
+    action dimensions are real for each of the E embodiments (all of them when not given). On padded dimensions noise,
+    chunk and velocity are zero, in training and in sampling. Raises ``ValueError`` for unknown names and misfits.
+    """
+
+    action_mask: torch.Tensor | None
+
+    def __init__(
+        self,
+        network: str,
+        sizes: dict[str, Any],
+        shape: NetworkShape,
+        flow: FlowConfig = FlowConfig(),
+        action_dims: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        action_dims = action_dims or (shape.action,) * shape.embodiments
+        if len(action_dims) != shape.embodiments or not all(1 <= dims <= shape.action for dims in action_dims):
+            raise ValueError(
+                f"action_dims is {action_dims}, expected {shape.embodiments} numbers from 1 to {shape.action}, one per "
+                "embodiment."
+            )
+        if flow.prefix >= shape.horizon:
+            raise ValueError(f"prefix is {flow.prefix} steps, expected fewer than the horizon of {shape.horizon}.")
+        self.shape, self.flow, self.action_dims = shape, flow, tuple(action_dims)
+        self.network_name = network
+        self.network_config = network_config(network, sizes)
+        self.network = make_network(network, self.network_config, shape)
+        self._times = make_time_sampler(flow.time_sampler)
+        self._coupling = make_coupling(flow.coupling)
+        self.solver = make_solver(flow.solver)
+        if flow.condition_dropout > 0 and flow.null == "learned":
+            self.null_state = nn.Parameter(torch.zeros(shape.state))
+            self.null_tokens = nn.Parameter(torch.zeros(shape.tokens, shape.channels))
+        padded = any(dims < shape.action for dims in action_dims)
+        table = torch.arange(shape.action) < torch.tensor(action_dims)[:, None]
+        self.register_buffer("action_mask", table if padded else None, persistent=False)
+
+    def compute_loss(
+        self,
+        actions: torch.Tensor,
+        observation: Conditioning,
+        mask: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Flow-matching loss (scalar) of ``actions`` (B, H, A), where ``mask`` (B, H) or (B, H, A) is true.
+
+        Noise and times come from ``generator`` (on the CPU) or torch's global one. Raises ``ValueError`` naming the field
+        for another shape, and for NaN or Inf.
+        """
+        return self.pair_loss(*self.training_pairs(actions, observation, mask, generator))
+
+    def training_pairs(
+        self,
+        actions: torch.Tensor,
+        observation: Conditioning,
+        mask: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Conditioning, torch.Tensor]:
+        """The arguments of ``pair_loss`` for recorded ``actions``: noise and times drawn, conditions dropped, mask (B, H, A)
+        without padded dimensions and committed prefixes."""
+        self._check(actions, "actions", len(observation))
+        mask = self._real(mask, observation)
+        noise = self._coupling.pair(self.draw_noise(observation, generator), actions, mask)
+        t = self.draw_times(len(actions), generator).to(actions.device)
+        if self.flow.prefix > 0:
+            prefix = draw_prefix(len(actions), self.shape.horizon, self.flow.prefix, generator).to(actions.device)
+            t, mask = times_with_prefix(t, prefix), mask & ~prefix[:, :, None]
+        return noise, actions, t, self._dropped(observation, generator), mask
+
+    def pair_loss(
+        self,
+        noise: torch.Tensor,
+        actions: torch.Tensor,
+        t: torch.Tensor,
+        observation: Conditioning,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss of given pairs (``noise``, ``actions``), both (B, H, A), at times t (B,) or (B, H)."""
+        x, target = straight_path(noise, actions, t)
+        return masked_mse(self.velocity(x, t, self.condition(observation)), target, mask)
+
+    forward = pair_loss
+
+    def sample(
+        self,
+        observation: Conditioning,
+        steps: int,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        guidance_scale: float = 1.0,
+        guide: Callable[[Velocity], Velocity] | None = None,
+        solver: Solver | None = None,
+    ) -> SolveResult:
+        """Chunks (B, H, A) in ``steps`` steps of ``solver`` (default: the trained one), from ``noise`` (B, H, A) if given.
+
+        ``guidance_scale`` s gives v_null + s (v - v_null) (Ho & Salimans 2022) and costs nothing at 1. ``guide`` wraps the
+        velocity, for real-time chunking. Raises ``ValueError`` for other shapes, NaN, fewer than one step, or a scale
+        without a trained null condition.
+        """
+        if noise is None:
+            noise = self.draw_noise(observation, generator)
+        self._check(noise, "noise", len(observation))
+        velocity = self._bound(observation, guidance_scale)
+        start = self._masked(noise, observation.embodiment)
+        return (solver or self.solver).solve(guide(velocity) if guide else velocity, start, steps)
+
+    def condition(self, observation: Conditioning) -> tuple[Any, torch.Tensor | None]:
+        """What ``velocity`` needs of an observation, computed once per chunk. Raises ``ValueError`` for a misfit."""
+        observation.check(self.shape)
+        # Masked tokens may hold anything: the networks leave them out.
+        seen = torch.where(observation.token_mask[:, :, None], observation.tokens, 0.0)
+        for name, values in (("state", observation.state), ("tokens", seen)):
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{name} of the observation holds NaN or Inf, expected finite numbers; leave the sample out.")
+        known, given = self.shape.embodiments, observation.embodiment
+        if bool(((given < 0) | (given >= known)).any()):
+            raise ValueError(
+                f"embodiment is {sorted(set(given.tolist()))}, expected numbers from 0 to {known - 1}: the "
+                f"model has {known}. Use the checkpoint trained for this robot."
+            )
+        real = None if self.action_mask is None else self.action_mask[observation.embodiment][:, None, :]
+        return self.network.condition(observation), real
+
+    def velocity(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
+        """Velocity (B, H, A) at x (B, H, A), t (B,) or (B, H): zero on padded dimensions, whatever x holds there."""
+        inner, real = cache
+        if real is None:
+            return self.network.velocity(x, t, inner)
+        return torch.where(real, self.network.velocity(torch.where(real, x, 0.0), t, inner), 0.0)
+
+    def draw_noise(self, observation: Conditioning, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Standard normal (B, H, A) float32, zero on padded dimensions; drawn on the CPU."""
+        shape = (len(observation), self.shape.horizon, self.shape.action)
+        noise = torch.randn(shape, generator=generator).to(observation.state.device)
+        return self._masked(noise, observation.embodiment)
+
+    def draw_times(self, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Training times (B,), on the CPU."""
+        return self._times.sample(batch, generator)
+
+    def null(self, observation: Conditioning) -> Conditioning:
+        """The null observation, once per sample of ``observation``. Raises ``ValueError`` where none was trained."""
+        self.require_null()
+        if self.flow.null == "zeros":
+            state, tokens = torch.zeros_like(observation.state), torch.zeros_like(observation.tokens)
+        else:
+            state = self.null_state.expand_as(observation.state)
+            tokens = self.null_tokens.expand_as(observation.tokens)
+        return Conditioning(state, tokens, torch.ones_like(observation.token_mask), observation.embodiment)
+
+    def require_null(self) -> None:
+        """Raise ``ValueError`` when no null condition was trained, which guidance needs."""
+        if self.flow.condition_dropout == 0:
+            raise ValueError(
+                "guidance_scale is not 1, but the model has no trained null condition; use scale 1, or train with "
+                "--condition-dropout above 0."
+            )
+
+    def _bound(self, observation: Conditioning, guidance_scale: float) -> Velocity:
+        """The velocity of this observation, guided if the scale is not 1."""
+        if guidance_scale == 1.0:
+            cache = self.condition(observation)
+            return lambda x, t: self.velocity(x, t, cache)
+        pair = self.condition(Conditioning.cat((self.null(observation), observation)))
+        return guided_velocity(lambda x, t: self.velocity(x, t, pair), guidance_scale)
+
+    def _dropped(self, observation: Conditioning, generator: torch.Generator | None) -> Conditioning:
+        """The observation with some samples replaced by the null one."""
+        if self.flow.condition_dropout == 0:
+            return observation
+        drop = (torch.rand(len(observation), generator=generator) < self.flow.condition_dropout).to(observation.state.device)
+        null = self.null(observation)
+        return Conditioning(
+            torch.where(drop[:, None], null.state, observation.state),
+            torch.where(drop[:, None, None], null.tokens, observation.tokens),
+            torch.where(drop[:, None], null.token_mask, observation.token_mask),
+            observation.embodiment,
+        )
+
+    def _masked(self, chunk: torch.Tensor, embodiment: torch.Tensor) -> torch.Tensor:
+        return chunk if self.action_mask is None else torch.where(self.action_mask[embodiment][:, None, :], chunk, 0.0)
+
+    def _real(self, mask: torch.Tensor, observation: Conditioning) -> torch.Tensor:
+        """``mask`` (B, H) or (B, H, A) as (B, H, A) bool, false on padded dimensions."""
+        batch, (horizon, action) = len(observation), (self.shape.horizon, self.shape.action)
+        if mask.ndim == 2:
+            require_shape("mask", mask, (batch, horizon))
+            mask = mask[:, :, None].expand(batch, horizon, action)
+        require_shape("mask", mask, (batch, horizon, action))
+        mask = mask.bool()
+        return mask if self.action_mask is None else mask & self.action_mask[observation.embodiment][:, None, :]
+
+    def _check(self, chunk: torch.Tensor, field: str, batch: int) -> None:
+        require_shape(field, chunk, (batch, self.shape.horizon, self.shape.action))
+        if not torch.isfinite(chunk).all():
+            raise ValueError(f"{field} holds NaN or Inf, expected finite numbers; leave the sample out.")
