@@ -16,8 +16,8 @@ NODES = (0.0, 0.2, 0.3, 0.8, 8 / 9, 1.0, 1.0)
 def network(dtype):
     """A nonlinear velocity over (B, 3, 2) that mixes all entries and depends on time."""
     weights = torch.Generator().manual_seed(0)
-    inner = (2 * torch.randn(7, 16, dtype=torch.float64, generator=weights)).to(dtype)
-    outer = torch.randn(16, 6, dtype=torch.float64, generator=weights).to(dtype)
+    inner = torch.randn(7, 16, dtype=torch.float64, generator=weights).to(dtype)
+    outer = (0.2 * torch.randn(16, 6, dtype=torch.float64, generator=weights)).to(dtype)
 
     def velocity(x, t):
         seen = torch.cat((x.flatten(1), t[:, None]), dim=1)
@@ -44,31 +44,34 @@ def scipy_solution(velocity, x0, method, tolerance):
 
 def test_it_agrees_with_scipy_within_the_tolerance():
     """Against the solution itself (DOP853 at 1e-12), and against SciPy's RK45, the same pair at the same tolerance."""
-    velocity, x0 = network(torch.float64), noise(4)
+    velocity, x0 = network(torch.float64), noise(6)
     exact = scipy_solution(velocity, x0, "DOP853", 1e-12)
-    assert (exact - x0 - velocity(x0, torch.zeros(4, dtype=torch.float64))).abs().max() > 0.1, "the path is curved"
+    assert (exact - x0 - velocity(x0, torch.zeros(6, dtype=torch.float64))).abs().max() > 0.1, "the path is curved"
     errors, nfes = [], []
     for tolerance in (1e-4, 1e-6, 1e-8):
         result = DormandPrince(tolerance, tolerance).solve(velocity, x0, 10)
         theirs = scipy_solution(velocity, x0, "RK45", tolerance)
         errors.append((result.x - exact).abs().max().item())
         nfes.append(result.nfe)
-        assert errors[-1] < 10 * tolerance
-        assert (result.x - theirs).abs().max().item() < 20 * tolerance
-    assert errors[0] > 10 * errors[1] > 100 * errors[2], errors
+        assert errors[-1] < 10 * tolerance, "errors of single steps add up, but not to more"
+        assert errors[-1] < 2 * (theirs - exact).abs().max().item()
+    assert errors[0] > 10 * errors[1] > 100 * errors[2], (errors, nfes)
     assert nfes[0] < nfes[1] < nfes[2], nfes
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_agrees_with_torchdiffeq_within_the_tolerance(dtype):
+def test_it_agrees_with_torchdiffeq_within_the_tolerance():
+    """Its dopri5 takes one step for the whole batch and errs by more at equal tolerance, so it is asked for more."""
     torchdiffeq = pytest.importorskip("torchdiffeq")
-    velocity, x0 = network(dtype), noise(6, dtype)
-    theirs = torchdiffeq.odeint(
-        lambda t, x: velocity(x, t.expand(len(x))), x0, torch.tensor([0.0, 1.0], dtype=dtype), method="dopri5", rtol=1e-5, atol=1e-5
-    )[-1]
-    ours = make_solver("rk45").solve(velocity, x0, 10)
-    assert ours.x.dtype == dtype
-    torch.testing.assert_close(ours.x, theirs, rtol=0, atol=1e-4)
+    velocity, x0 = network(torch.float64), noise(6)
+
+    def rhs(t, x):
+        return velocity(x, t.expand(len(x)))
+
+    grid = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    theirs = torchdiffeq.odeint(rhs, x0, grid, method="dopri5", rtol=1e-10, atol=1e-10)[-1]
+    for tolerance in (1e-4, 1e-5, 1e-7):
+        ours = DormandPrince(tolerance, tolerance).solve(velocity, x0, 10).x
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=10 * tolerance)
 
 
 def test_the_default_tolerance_holds_in_float32():
@@ -79,16 +82,19 @@ def test_the_default_tolerance_holds_in_float32():
 
 
 def test_the_pair_has_order_five():
-    """With steps forced equal by a loose tolerance: one step of size h errs like h^6."""
+    """Under a loose tolerance one step is taken, and one of length h errs like h^6: dx/dt = x + sin(3t) on [0, h]."""
     errors = []
-    for h in (0.8, 0.4, 0.2):
-        loose = DormandPrince(atol=1e3, rtol=1e-3)
-        x = loose.solve(lambda x, t, h=h: h * (x + torch.sin(3 * h * t)[:, None, None]), torch.ones(1, 1, 1, dtype=torch.float64), 1)
-        assert x.nfe == 7
-        exact = solve_ivp(lambda s, y: y + np.sin(3 * s), (0, h), [1.0], method="DOP853", rtol=1e-13, atol=1e-13).y[0, -1]
-        errors.append(abs(x.x.item() - exact))
+    for h in (0.4, 0.2, 0.1):
+
+        def stretched(x, t, h=h):
+            return h * (x + torch.sin(3 * h * t)[:, None, None])
+
+        result = DormandPrince(atol=1e3).solve(stretched, torch.ones(1, 1, 1, dtype=torch.float64), 1)
+        assert result.nfe == 7
+        exact = 1.3 * math.exp(h) - 0.1 * math.sin(3 * h) - 0.3 * math.cos(3 * h)
+        errors.append(abs(result.x.item() - exact))
     measured = [math.log2(errors[k] / errors[k + 1]) for k in range(2)]
-    assert measured == pytest.approx([6, 6], abs=0.5), errors
+    assert measured == pytest.approx([6, 6], abs=0.4), errors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -137,16 +143,16 @@ def test_the_first_step_tried_is_the_inverse_of_steps_and_the_last_slope_is_reus
 
 
 def test_a_step_too_long_is_taken_back():
-    """A kick at t = 0.5 that the first step, of length 1, cannot have resolved."""
-    def velocity(x, t):
-        return 20 * torch.exp(-0.5 * ((t - 0.5) / 0.02) ** 2)[:, None, None] + 0 * x
-
-    result = DormandPrince().solve(velocity, torch.zeros(1, 1, 1, dtype=torch.float64), 10)
-    assert result.x.item() == pytest.approx(20 * 0.02 * math.sqrt(2 * math.pi), abs=2e-4)
+    """A kick at t = 0.5, which a first step of half the way cannot resolve."""
     times = []
-    DormandPrince().solve(lambda x, t: (times.append(t[0].item()), velocity(x, t))[1], torch.zeros(1, 1, 1, dtype=torch.float64), 2)
-    starts = [times[i] - times[i + 1] for i in range(6, len(times) - 1, 6)]
-    assert any(back > 0 for back in starts), "after a rejected step the next evaluation lies before its end"
+
+    def velocity(x, t):
+        times.append(t[0].item())
+        return 20 * torch.exp(-0.5 * ((t - 0.5) / 0.1) ** 2)[:, None, None] + 0 * x
+
+    result = DormandPrince().solve(velocity, torch.zeros(1, 1, 1, dtype=torch.float64), 2)
+    assert result.x.item() == pytest.approx(20 * 0.1 * math.sqrt(2 * math.pi) * math.erf(5 / math.sqrt(2)), abs=1e-4)
+    assert times[6] == 0.5 and times[7] < 0.2, "the second attempt starts at 0 again, with a shorter step"
 
 
 def test_what_is_not_finite_is_named():
@@ -164,7 +170,8 @@ def test_what_is_not_finite_is_named():
 
 
 def test_it_gives_up_by_name_and_not_silently():
-    with pytest.raises(ValueError, match=r"rk45 made 61 evaluations and reached t = 0\.\d+, expected to arrive within max_nfe = 61"):
+    message = r"rk45 made 61 evaluations and reached t = 0\.\d+, expected to arrive within max_nfe = 61"
+    with pytest.raises(ValueError, match=message):
         DormandPrince(max_nfe=61).solve(lambda x, t: -5000 * x, torch.ones(1, 1, 1), 1)
 
 

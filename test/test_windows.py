@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flow_policy_ros.data.episodes import Episode, EpisodeError
-from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.data.mixture import Mixture
+from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.data.windows import Windows
 
 DT = 10

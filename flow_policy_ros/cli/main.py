@@ -19,10 +19,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("flow_policy_ros.cli.demo", "watch the simulated hand at work: nodes as processes, over DDS"),
     "evaluate": ("flow_policy_ros.cli.evaluate", "measure a checkpoint's success in lockstep episodes"),
     "train": ("flow_policy_ros.cli.train", "train a policy on recorded episodes"),
+    "distill": ("flow_policy_ros.cli.distill", "distil a policy to one solver step (reflow)"),
     "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
     "demonstrate": ("flow_policy_ros.cli.demonstrate", "record expert episodes in the simulator"),
     "take-over": ("flow_policy_ros.cli.take_over", "record the expert taking over from a policy (DAgger)"),
     "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
+    "bench": ("flow_policy_ros.cli.bench", "measure sampling, training, success, and the flow maths against others"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }
 

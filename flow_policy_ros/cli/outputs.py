@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def make_folder(option: str, path: Path | None) -> None:
         ) from error
     if not os.access(path, os.W_OK):
         raise ValueError(f"{option} {path} cannot be written; give a folder where you may write.")
+
+
+def print_json(figures: object, file: Path | None) -> None:
+    """Figures as JSON on standard output, and in ``file`` if given."""
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if file is not None:
+        file.write_text(text + "\n")

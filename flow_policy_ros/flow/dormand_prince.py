@@ -76,8 +76,7 @@ class DormandPrince(Solver):
             nfe += self.evaluations
             error = self._error(x, new, advance(torch.zeros_like(x), width, _ERROR, slopes))
             accept = (error <= 1.0) & (left > 0.0)
-            factor = (_SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(_SHRINK, _GROW)
-            dt = h * torch.where(accept, factor, factor.clamp(max=1.0))
+            dt = h * (_SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(_SHRINK, _GROW)
             t = torch.where(accept, torch.where(h < left, t + h, 1.0), t)
             x = torch.where(accept[:, None, None], new, x)
             slope = torch.where(accept[:, None, None], slopes[-1], slope)

@@ -97,12 +97,26 @@ def beta_draw(batch: int, generator: torch.Generator | None = None) -> torch.Ten
     return torch.rand(batch, generator=generator) ** (1.0 / 1.5)
 
 
+class FromNoise:
+    """Exactly 0 in three of four draws, else uniform: for a student that is mostly asked for its first step (one-step
+    distillation, Liu et al. 2023 section 3.2) but still has to know the others."""
+
+    support = (0.0, 1.0)
+    at_noise = 0.75
+
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """See ``TimeSampler``."""
+        t = torch.rand(batch, generator=generator)
+        return torch.where(torch.rand(batch, generator=generator) < self.at_noise, 0.0, t)
+
+
 TIME_SAMPLERS: dict[str, type[TimeSampler]] = {
     "uniform": Uniform,
     "beta": BetaReversed,
     "groot_n1": GrootN1,
     "groot_n16": GrootN16,
     "logit_normal": LogitNormal,
+    "from_noise": FromNoise,
 }
 
 

@@ -1,6 +1,6 @@
 """Diffusion transformer over the H action tokens that also attends to the observation's tokens in each block.
 
-Cross-attention conditioning as in Peebles & Xie 2023, section 3.2, beside adaLN-zero, which carries time and state.
+Cross-attention conditioning as in Peebles & Xie 2023, section 3.2, beside adaLN, which carries time and state.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flow_policy_ros.models.attention import Factors, Memory, TokenMemory, modulated, require_heads, self_attention
+from flow_policy_ros.models.attention import (
+    Factors,
+    Memory,
+    TokenMemory,
+    modulated,
+    open_gates,
+    require_heads,
+    self_attention,
+)
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.models.embeddings import time_features, vector_features
 from flow_policy_ros.models.network import VelocityNetwork, zero_init
@@ -63,7 +71,7 @@ class DiTCross(VelocityNetwork):
         require_heads(config.width, config.heads)
         modulation = (9 * config.blocks + 2) * config.width
         self.observe = vector_features(shape.state, config.state_width)
-        self.state_modulation = zero_init(nn.Linear(config.state_width, modulation))
+        self.state_modulation = open_gates(zero_init(nn.Linear(config.state_width, modulation)), config.width)
         self.memory = TokenMemory(shape, config.width, config.heads, config.blocks)
         self.time = time_features(config.time_width)
         self.time_modulation = zero_init(nn.Linear(config.time_width, modulation, bias=False))

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from flow_policy_ros.models.attention import CrossAttentionBlock, Memory, SelfAttentionBlock, TokenMemory, modulated
+from flow_policy_ros.models.attention import (
+    CrossAttentionBlock,
+    Memory,
+    SelfAttentionBlock,
+    TokenMemory,
+    modulated,
+    open_gates,
+)
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.models.embeddings import SinusoidalTime, discretised
 from flow_policy_ros.models.embodiment import ActionEncoder, CategoryMLP, SelectedActionEncoder, SelectedMLP
@@ -54,7 +61,7 @@ class EmbodimentDiT(VelocityNetwork):
 
     def __init__(self, shape: NetworkShape, config: EmbodimentDiTConfig) -> None:
         super().__init__(shape)
-        width, count = config.width, 2 * config.pairs
+        width = config.width
         self.state_encoder = CategoryMLP(shape.embodiments, shape.state, width, width)
         self.action_encoder = ActionEncoder(shape.embodiments, shape.action, config.time_width, width)
         self.action_decoder = CategoryMLP(shape.embodiments, width, width, shape.action)
@@ -64,7 +71,7 @@ class EmbodimentDiT(VelocityNetwork):
         self.memory = TokenMemory(shape, width, config.heads, config.pairs)
         self.sinusoid = SinusoidalTime(config.time_width)
         self.time = nn.Sequential(nn.Linear(config.time_width, config.time_width), nn.SiLU())
-        self.time_modulation = zero_init(nn.Linear(config.time_width, (6 * count + 2) * width))
+        self.time_modulation = open_gates(zero_init(nn.Linear(config.time_width, (12 * config.pairs + 2) * width)), width)
         self.cross = nn.ModuleList(CrossAttentionBlock(width, config.expansion, k) for k in range(config.pairs))
         self.within = nn.ModuleList(SelfAttentionBlock(width, config.heads, config.expansion) for _ in range(config.pairs))
 

@@ -17,7 +17,7 @@ from flow_policy_ros.flow.couplings import make_coupling
 from flow_policy_ros.flow.guidance import guided_velocity
 from flow_policy_ros.flow.losses import masked_mse
 from flow_policy_ros.flow.paths import straight_path
-from flow_policy_ros.flow.prefix import draw_prefix, times_with_prefix
+from flow_policy_ros.flow.prefix import CleanPrefix, draw_prefix, times_with_prefix
 from flow_policy_ros.flow.shapes import require_shape
 from flow_policy_ros.flow.solvers import Solver, SolveResult, Velocity, make_solver
 from flow_policy_ros.flow.time_samplers import make_time_sampler
@@ -117,8 +117,10 @@ class FlowModel(nn.Module):
         """The arguments of ``pair_loss`` for recorded ``actions``: noise and times drawn, conditions dropped, mask (B, H, A)
         without padded dimensions and committed prefixes."""
         self._check(actions, "actions", len(observation))
-        mask = self._real(mask, observation)
-        noise = self._coupling.pair(self.draw_noise(observation, generator), actions, mask)
+        mask = self.real_mask(mask, observation)
+        # Paired first and masked after: rows change places, and embodiments differ in what is padded.
+        noise = torch.randn(actions.shape, generator=generator).to(actions.device)
+        noise = self._masked(self._coupling.pair(noise, actions, mask), observation.embodiment)
         t = self.draw_times(len(actions), generator).to(actions.device)
         if self.flow.prefix > 0:
             prefix = draw_prefix(len(actions), self.shape.horizon, self.flow.prefix, generator).to(actions.device)
@@ -159,8 +161,10 @@ class FlowModel(nn.Module):
             noise = self.draw_noise(observation, generator)
         self._check(noise, "noise", len(observation))
         velocity = self._bound(observation, guidance_scale)
-        start = self._masked(noise, observation.embodiment)
-        return (solver or self.solver).solve(guide(velocity) if guide else velocity, start, steps)
+        velocity, start = guide(velocity) if guide else velocity, self._masked(noise, observation.embodiment)
+        if isinstance(velocity, CleanPrefix):
+            start = velocity.start(start)
+        return (solver or self.solver).solve(velocity, start, steps)
 
     def condition(self, observation: Conditioning) -> tuple[Any, torch.Tensor | None]:
         """What ``velocity`` needs of an observation, computed once per chunk. Raises ``ValueError`` for a misfit."""
@@ -170,14 +174,7 @@ class FlowModel(nn.Module):
         for name, values in (("state", observation.state), ("tokens", seen)):
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name} of the observation holds NaN or Inf, expected finite numbers; leave the sample out.")
-        known, given = self.shape.embodiments, observation.embodiment
-        if bool(((given < 0) | (given >= known)).any()):
-            raise ValueError(
-                f"embodiment is {sorted(set(given.tolist()))}, expected numbers from 0 to {known - 1}: the "
-                f"model has {known}. Use the checkpoint trained for this robot."
-            )
-        real = None if self.action_mask is None else self.action_mask[observation.embodiment][:, None, :]
-        return self.network.condition(observation), real
+        return self.network.condition(observation), self._real(observation.embodiment)
 
     def velocity(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
         """Velocity (B, H, A) at x (B, H, A), t (B,) or (B, H): zero on padded dimensions, whatever x holds there."""
@@ -205,6 +202,17 @@ class FlowModel(nn.Module):
             state = self.null_state.expand_as(observation.state)
             tokens = self.null_tokens.expand_as(observation.tokens)
         return Conditioning(state, tokens, torch.ones_like(observation.token_mask), observation.embodiment)
+
+    def real_mask(self, mask: torch.Tensor, observation: Conditioning) -> torch.Tensor:
+        """``mask`` (B, H) or (B, H, A) as (B, H, A) bool, false on padded dimensions. Raises ``ValueError``."""
+        batch, (horizon, action) = len(observation), (self.shape.horizon, self.shape.action)
+        if mask.ndim == 2:
+            require_shape("mask", mask, (batch, horizon))
+            mask = mask[:, :, None].expand(batch, horizon, action)
+        require_shape("mask", mask, (batch, horizon, action))
+        mask = mask.bool()
+        real = self._real(observation.embodiment)
+        return mask if real is None else mask & real
 
     def require_null(self) -> None:
         """Raise ``ValueError`` when no null condition was trained, which guidance needs."""
@@ -236,17 +244,18 @@ class FlowModel(nn.Module):
         )
 
     def _masked(self, chunk: torch.Tensor, embodiment: torch.Tensor) -> torch.Tensor:
-        return chunk if self.action_mask is None else torch.where(self.action_mask[embodiment][:, None, :], chunk, 0.0)
+        real = self._real(embodiment)
+        return chunk if real is None else torch.where(real, chunk, 0.0)
 
-    def _real(self, mask: torch.Tensor, observation: Conditioning) -> torch.Tensor:
-        """``mask`` (B, H) or (B, H, A) as (B, H, A) bool, false on padded dimensions."""
-        batch, (horizon, action) = len(observation), (self.shape.horizon, self.shape.action)
-        if mask.ndim == 2:
-            require_shape("mask", mask, (batch, horizon))
-            mask = mask[:, :, None].expand(batch, horizon, action)
-        require_shape("mask", mask, (batch, horizon, action))
-        mask = mask.bool()
-        return mask if self.action_mask is None else mask & self.action_mask[observation.embodiment][:, None, :]
+    def _real(self, embodiment: torch.Tensor) -> torch.Tensor | None:
+        """Which action dimensions are real, (B, 1, A) bool; None where all are. Raises ``ValueError`` for an unknown one."""
+        known = self.shape.embodiments
+        if bool(((embodiment < 0) | (embodiment >= known)).any()):
+            raise ValueError(
+                f"embodiment is {sorted(set(embodiment.tolist()))}, expected numbers from 0 to {known - 1}: the "
+                f"model has {known}. Use the checkpoint trained for this robot."
+            )
+        return None if self.action_mask is None else self.action_mask[embodiment][:, None, :]
 
     def _check(self, chunk: torch.Tensor, field: str, batch: int) -> None:
         require_shape(field, chunk, (batch, self.shape.horizon, self.shape.action))

@@ -159,9 +159,52 @@ class TrainConfig(LoopConfig):
             raise TrainError(f"--sizes has {wrong}, expected name=number, e.g. width=512.")
         return {name: value for name, _, value in pairs}
 
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> TrainConfig:
+        """Inverse of ``to_json``; options that did not exist then have their defaults. Raises ``TrainError``."""
+        known = {f.name for f in dataclasses.fields(TrainConfig)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in known}
+        data = values.get("data", ())
+        values["data"] = tuple(Path(folder) for folder in ((data,) if isinstance(data, str) else data))
+        try:
+            return TrainConfig(**values | {"out": Path(values["out"])})
+        except (KeyError, TypeError) as error:
+            raise TrainError(f"the training options of the checkpoint are incomplete ({error}); train it again.") from error
+
     def flow(self) -> FlowConfig:
         """The part that the model keeps. Raises ``ValueError``."""
         return FlowConfig(self.time_sampler, self.coupling, self.solver, self.condition_dropout, self.null, self.prefix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(LoopConfig):
+    """Distil a trained policy until one solver step is enough (reflow, Liu et al. 2023), and report how well it went.
+
+    Pairs of noise and the teacher's chunk are made first, then a student of the teacher's architecture and weights learns
+    them: --rectify steps at all times (2-rectified flow), then --steps steps mostly at the start (one-step distillation).
+    """
+
+    teacher: Path
+    """Checkpoint folder of the teacher."""
+    data: tuple[Path, ...] = ()
+    """Folders of the episodes whose observations the pairs have; default: those that the teacher was trained with."""
+    pairs: Path | None = None
+    """Folder of the pairs; default: the sub-folder pairs/ of the output. Two runs with one teacher may share it."""
+    count: int = 200_000
+    """Pairs to make."""
+    teacher_steps: int = 10
+    """Solver steps of the teacher."""
+    rectify: int = 10000
+    """Optimiser steps of the first stage."""
+    steps: int = 10000
+    """Optimiser steps of the second stage."""
+    lr: float = 3e-4
+    """Peak learning rate of either stage."""
+
+    def __post_init__(self) -> None:
+        """Raises ``TrainError`` naming the first option outside its bounds."""
+        super().__post_init__()
+        require_at_least(self, 1, "count", "teacher_steps", "rectify")
 
 
 MAY_CHANGE = ("data", "teacher", "pairs", "out", "resume", "stop_at", "validate_every", "save_every", "store", "threads")

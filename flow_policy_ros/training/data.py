@@ -17,7 +17,7 @@ from flow_policy_ros.data.episodes import EXTRACTOR_FILE, Episode, load_episodes
 from flow_policy_ros.data.mixture import Mixture
 from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.data.windows import Batch, Windows
-from flow_policy_ros.models.conditioning import Conditioning
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.policy.action_space import make_action_space
 from flow_policy_ros.policy.codec import Codec, network_shape, raw_observation
 from flow_policy_ros.policy.normaliser import Normaliser
@@ -84,8 +84,11 @@ class _Robot:
     extractors: dict[str, dict[str, Any]]
 
 
-def load_training_data(config: TrainConfig) -> TrainingData:
-    """Read, split by episode, and take statistics. Raises ``EpisodeError``, ``TrainError`` or ``ValueError``."""
+def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> TrainingData:
+    """Read, split by episode, and take statistics, unless ``codecs`` has those of a checkpoint to be used instead.
+
+    Raises ``EpisodeError``, ``TrainError`` or ``ValueError``.
+    """
     strangers = sorted(set(config.first) - set(config.streams))
     if strangers:
         raise TrainError(f"--first names {strangers}, which --streams {list(config.streams)} does not have; add them there.")
@@ -95,24 +98,18 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     if twice:
         raise TrainError(f"--data has several folders of the robots {twice}; put the episodes of a robot into one folder.")
     contracts = [_contract(robot, config) for robot in robots]
-    shape = network_shape(contracts)
-    codecs, samples = [], 0
-    for number, (robot, contract) in enumerate(zip(robots, contracts, strict=True)):
-        drawn = robot.train.samples(config.seed, 0)
-        if len(drawn.ticks) == 0:
+    drawn = [robot.train.samples(config.seed, 0) for robot in robots]
+    for robot, samples in zip(robots, drawn, strict=True):
+        if len(samples.ticks) == 0:
             raise TrainError(f"no tick of {robot.folder} has features of every stream {config.streams}; check --delay-max.")
-        samples += len(drawn.ticks)
-        observation, action = _statistics(contract, robot.train.gather(drawn), config)
-        codecs.append(
-            Codec(
-                contract,
-                Normaliser.fit(observation, config.normalisation),
-                Normaliser.fit(action, config.normalisation),
-                config.action_space,
-                shape,
-                number,
-            )
-        )
+    if codecs:
+        _check_contracts(contracts, codecs)
+    else:
+        shape = network_shape(contracts)
+        codecs = [
+            _fitted(contract, robot.train.gather(samples), config, shape, number)
+            for number, (robot, contract, samples) in enumerate(zip(robots, contracts, drawn, strict=True))
+        ]
     episodes = [episode for robot in robots for episode in robot.episodes]
     held_out = [robot.held_out for robot in robots if robot.held_out is not None]
     complete = len(held_out) == len(robots)  # numbers in a mixture are those of the codecs
@@ -122,7 +119,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         "episodes": len(episodes),
         "held_out": sum(_held_out(len(robot.episodes), config) for robot in robots),
         "successes": sum(episode.success for episode in episodes),
-        "samples": samples,
+        "samples": sum(len(samples.ticks) for samples in drawn),
         "seconds": round(sum(len(episode.stamps) * episode.dt_ns for episode in episodes) / 1e9, 1),
     }
     return TrainingData(
@@ -193,11 +190,33 @@ def _token_rows(robot: _Robot, config: TrainConfig) -> tuple[int, ...]:
     return tuple(row for row, name in enumerate(classes) if name in config.tokens)
 
 
-def _statistics(contract: Contract, batch: Batch, config: TrainConfig) -> tuple[VectorStatistics, VectorStatistics]:
-    """Of the raw observation vectors and of the actions in their space."""
+def _fitted(contract: Contract, batch: Batch, config: TrainConfig, shape: NetworkShape, number: int) -> Codec:
+    """The codec with the statistics of ``batch``."""
     position = torch.from_numpy(batch.joint_position)
     features = {name: torch.from_numpy(values) for name, values in batch.features.items()}
     transform = make_action_space(config.action_space, contract)
     actions = transform.encode(torch.from_numpy(batch.actions), position)[torch.from_numpy(batch.mask)]
     observations = raw_observation(contract, position, features)
-    return VectorStatistics.of(observations.numpy()), VectorStatistics.of(actions.numpy())
+    return Codec(
+        contract,
+        Normaliser.fit(VectorStatistics.of(observations.numpy()), config.normalisation),
+        Normaliser.fit(VectorStatistics.of(actions.numpy()), config.normalisation),
+        config.action_space,
+        shape,
+        number,
+    )
+
+
+def _check_contracts(contracts: Sequence[Contract], codecs: Sequence[Codec]) -> None:
+    """Raise ``TrainError`` when the episodes are not of the robots and streams that the codecs are for."""
+    theirs = [codec.contract for codec in codecs]
+    if list(contracts) != theirs:
+        differ = [
+            field for field in ("robot", "joints", "action_joints", "dt_ns", "horizon", "streams")
+            if [getattr(c, field) for c in contracts] != [getattr(c, field) for c in theirs]
+        ]  # fmt: skip
+        raise TrainError(
+            f"the episodes do not fit the checkpoint: {', '.join(differ) or 'number of robots'} differ (episodes of "
+            f"{[c.robot for c in contracts]}, checkpoint for {[c.robot for c in theirs]}). Give the episodes that it was "
+            "trained with."
+        )

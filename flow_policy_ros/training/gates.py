@@ -7,6 +7,7 @@ shows. A ``Path`` is one of the two as plain functions; ``check_paths`` compares
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,25 +102,40 @@ def check_times(sampler: TimeSampler, solver: Solver, steps: Sequence[int], draw
             width = min(1.0, t + near) - max(0.0, t - near)
             share = ((drawn - t).abs() <= near).float().mean().item()
             if not low <= t <= high or share < 0.1 * width:
-                rare.append(f"t = {t:.3g} of {count} steps (trained from {low:.3g} to {high:.3g}, {share:.2%} of the draws near it)")
-    return [Gate("time_grid", not rare, f"the solver asks at times that training hardly draws: {', '.join(rare[:4])}" if rare else "all grid times are trained")]
+                rare.append(f"t = {t:.3g} of {count} steps ({share:.2%} of the draws near it)")
+    found = f"training draws times from {low:.3g} to {high:.3g} and hardly ever {', '.join(rare[:4])}"
+    return [Gate("time_grid", not rare, found if rare else "every time that the solver asks for is trained")]
 
 
 def check_pairs(info: PairInfo, expected: PairInfo, pairs: Pairs, again: Pairs) -> list[Gate]:
     """Stored ``pairs`` against those made ``again`` from the same seed, and what ``info`` says against ``expected``."""
     same_noise, same_chunk = _same(pairs.noise, again.noise), _same(pairs.chunk, again.chunk)
-    swapped = _same(pairs.chunk, again.noise) and not same_noise
-    x1_minus_x0 = pairs.chunk - pairs.noise
-    forward = float((x1_minus_x0 * (again.chunk - again.noise)).sum() / x1_minus_x0.square().sum().clamp(min=1e-9))
+    swapped = not same_noise and _same(pairs.chunk, again.noise)
+    ours, theirs = pairs.chunk - pairs.noise, again.chunk - again.noise
+    along = float((ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=1e-9))
+    made = (info.steps, info.solver), (expected.steps, expected.solver)
+    other = _distance(pairs.noise, again.noise), _distance(pairs.chunk, again.chunk)
     return [
-        Gate("teacher", info.weights_sha256 == expected.weights_sha256, f"pairs of weights {info.weights_sha256[:12]}, teacher has {expected.weights_sha256[:12]}"),
-        Gate("normaliser_pairs", info.normaliser_sha256 == expected.normaliser_sha256, "statistics of the pairs and of the teacher"),
-        Gate("step_count", (info.steps, info.solver) == (expected.steps, expected.solver), f"pairs by {info.steps} {info.solver} steps, teacher deployed with {expected.steps} {expected.solver} steps"),
-        Gate("direction", info.direction == DIRECTION and forward > 0 or swapped, f"pairs run '{info.direction}', expected '{DIRECTION}'; alignment with the teacher's {forward:.2f}"),
+        Gate(
+            "teacher",
+            info.weights_sha256 == expected.weights_sha256,
+            f"pairs of weights {info.weights_sha256[:12]}, the teacher has {expected.weights_sha256[:12]}",
+        ),
+        Gate(
+            "normaliser_pairs",
+            info.normaliser_sha256 == expected.normaliser_sha256,
+            f"pairs with statistics {info.normaliser_sha256}, the teacher has {expected.normaliser_sha256}",
+        ),
+        Gate("step_count", made[0] == made[1], f"pairs by {made[0]}, the teacher is deployed with {made[1]}"),
+        Gate(
+            "direction",
+            info.direction == DIRECTION and (along > 0 or swapped),
+            f"pairs run '{info.direction}', expected '{DIRECTION}'; cosine with the teacher's own {along:.2f}",
+        ),
         Gate("swapped_pairs", not swapped, "noise and chunk have changed places" if swapped else "noise is noise"),
-        Gate("pair_noise", same_noise or swapped, f"stored noise differs from the seed's by {_distance(pairs.noise, again.noise):.2g}"),
-        Gate("regenerate", same_chunk or swapped, f"the teacher makes other chunks from the same noise, by {_distance(pairs.chunk, again.chunk):.2g}"),
-    ]  # fmt: skip
+        Gate("pair_noise", same_noise or swapped, f"stored noise is not the seed's, up to {other[0]:.2g} away"),
+        Gate("regenerate", same_chunk or swapped, f"the teacher makes other chunks of the same noise, up to {other[1]:.2g} away"),
+    ]
 
 
 def _mode(path: Path) -> Gate:
@@ -149,8 +165,11 @@ def _noise(training: Path, deployed: Path, batch: Batch) -> list[Gate]:
         if not (noise[..., ~real] == 0).all():
             padded.append(f"{name} puts noise of deviation {noise[..., ~real].std():.2g} on padded dimensions, expected 0")
         values = noise[..., real].float()
-        if abs(values.mean()) > 6 / values.numel() ** 0.5 or abs(values.std() - 1) > 6 / (2 * values.numel()) ** 0.5:
+        # Asked this way round, NaN is no standard normal either.
+        if not (abs(values.mean()) <= 6 / values.numel() ** 0.5 and abs(values.std() - 1) <= 6 / (2 * values.numel()) ** 0.5):
             moments.append(f"{name} has mean {values.mean():.2g} and deviation {values.std():.3g}, expected 0 and 1")
+        elif values.mean(dim=0).abs().max() > 6 / len(values) ** 0.5:
+            moments.append(f"{name} draws much the same for every sample, expected other noise for each")
     return [
         Gate("noise_dtype", not (dtypes or coarse), ", ".join(dtypes + coarse) or "float32 on both paths"),
         Gate("noise_padding", not padded, ", ".join(padded) or "zero on padded dimensions of both paths"),
@@ -174,7 +193,8 @@ def _action_transform(training: Path, deployed: Path, batch: Batch) -> Gate:
     """Encoded by one path and decoded by the other, actions are what they were."""
     back = deployed.decode(training.encode(batch.actions, batch.joint_position), batch.joint_position)
     far = _distance(back.float(), batch.actions.float())
-    return Gate("action_transform", far <= TOLERANCE, f"encoded for training and decoded as deployed, actions move by {far:.2g} rad or m")
+    found = f"encoded for training and decoded as deployed, actions move by {far:.2g} rad or m"
+    return Gate("action_transform", far <= TOLERANCE, found)
 
 
 def _velocity(training: Path, deployed: Path, batch: Batch) -> Gate:
@@ -193,9 +213,11 @@ def _velocity(training: Path, deployed: Path, batch: Batch) -> Gate:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Greatest difference; infinite for other shapes and for NaN, which no comparison would notice."""
     if a.shape != b.shape:
-        return float("inf")
-    return float((a - b).abs().max()) if a.numel() else 0.0
+        return math.inf
+    far = float((a - b).abs().max()) if a.numel() else 0.0
+    return math.inf if math.isnan(far) else far
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

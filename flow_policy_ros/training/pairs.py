@@ -7,7 +7,7 @@ continued. Noise is drawn by shard number, so that a shard can be made, and chec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from flow_policy_ros.training.config import TrainError
 
 INFO = "pairs.json"
 SHARD = 4096
+BLOCK = 256
+"""Pairs that the teacher samples together."""
 DIRECTION = "noise to data"
 
 
@@ -60,6 +62,15 @@ class Pairs:
     def take(self, which: slice | torch.Tensor) -> Pairs:
         """Some of the pairs."""
         return Pairs(self.noise[which], self.chunk[which], self.observation.take(which))
+
+    @staticmethod
+    def cat(parts: Sequence[Pairs]) -> Pairs:
+        """Pairs one after the other."""
+        return Pairs(
+            torch.cat([pairs.noise for pairs in parts]),
+            torch.cat([pairs.chunk for pairs in parts]),
+            Conditioning.cat([pairs.observation for pairs in parts]),
+        )
 
 
 def keyed_pair_noise(model: FlowModel, observation: Conditioning, seed: int, shard: int) -> torch.Tensor:
@@ -102,12 +113,17 @@ def make_pairs(
 
 
 @torch.inference_mode()
-def sample_pairs(teacher: FlowModel, info: PairInfo, observation: Conditioning, shard: int) -> Pairs:
-    """One shard's pairs, by the teacher's solver."""
-    noise = keyed_pair_noise(teacher, observation, info.seed, shard)
-    chunks = [
-        teacher.sample(observation.take(slice(k, k + 256)), info.steps, noise[k : k + 256]).x for k in range(0, len(noise), 256)
-    ]
+def sample_pairs(
+    teacher: FlowModel, info: PairInfo, observation: Conditioning, shard: int, rows: slice = slice(None)
+) -> Pairs:
+    """The ``rows`` of a shard's pairs, by the teacher's solver; ``observation`` is the whole shard's.
+
+    Rows that begin and end at a multiple of ``BLOCK`` come out bit for bit as in the whole.
+    """
+    noise = keyed_pair_noise(teacher, observation, info.seed, shard)[rows]
+    observation = observation.take(rows)
+    blocks = [slice(k, k + BLOCK) for k in range(0, len(noise), BLOCK)]
+    chunks = [teacher.sample(observation.take(block), info.steps, noise[block]).x for block in blocks]
     return Pairs(noise, torch.cat(chunks), observation)
 
 
@@ -122,12 +138,7 @@ def read_info(folder: Path) -> PairInfo:
 
 def read_pairs(folder: Path, info: PairInfo) -> Pairs:
     """All pairs. Raises ``TrainError`` naming the shard that is missing or damaged."""
-    shards = [read_shard(folder, shard).take(slice(info.length(shard))) for shard in range(info.shards)]
-    return Pairs(
-        torch.cat([pairs.noise for pairs in shards]),
-        torch.cat([pairs.chunk for pairs in shards]),
-        Conditioning.cat([pairs.observation for pairs in shards]),
-    )
+    return Pairs.cat([read_shard(folder, shard).take(slice(info.length(shard))) for shard in range(info.shards)])
 
 
 def read_shard(folder: Path, shard: int) -> Pairs:

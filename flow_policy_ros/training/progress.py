@@ -19,8 +19,9 @@ class ProgressBar:
     Where the output is no terminal (a log file), a line a minute instead.
     """
 
-    def __init__(self, total: int, done: int, shown: bool = True) -> None:
+    def __init__(self, total: int, done: int, shown: bool = True, title: str = "training", unit: str = "steps") -> None:
         self._total, self._first, self._shown = total, done, shown
+        self._title, self._unit = title, unit
         self._begin = self._printed = time.monotonic()
         self._bar: Progress | None = None
 
@@ -31,15 +32,16 @@ class ProgressBar:
             if not self._shown or elapsed < SHOW_AFTER_S:
                 return
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._bar = Progress(TextColumn("training"), *columns)
+            self._bar = Progress(TextColumn(self._title), *columns)
             self._bar.start()
             self._task = self._bar.add_task("", total=self._total, completed=self._first)
         rate = (done - self._first) / elapsed
-        self._bar.update(self._task, completed=done, description=f"{rate:.1f} steps/s  {text}  left")
+        self._bar.update(self._task, completed=done, description=f"{rate:.1f} {self._unit}/s  {text}  left")
         if not self._bar.console.is_terminal and time.monotonic() - self._printed > LINE_EVERY_S:
             self._printed = time.monotonic()
             left = (self._total - done) / max(rate, 1e-9)
-            print(f"{done}/{self._total} steps  {rate:.1f} steps/s  {text}  {left:.0f} s left", flush=True)
+            state = f"{self._title}: {done}/{self._total} {self._unit}  {rate:.1f} {self._unit}/s"
+            print(f"{state}  {text}  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""

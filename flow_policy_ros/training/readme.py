@@ -28,6 +28,28 @@ Trained with
 """
 
 
+def student_readme(checkpoint: Checkpoint, command: str) -> str:
+    """Markdown text of a distilled policy; ``command`` is the exact command line."""
+    training = checkpoint.training
+    teacher = training["teacher"]
+    errors = ", ".join(f"{value:.4g} ({name.rsplit('_', 1)[1]})" for name, value in training["validation"].items())
+    return f"""# One-step flow policy for {", ".join(codec.contract.robot for codec in checkpoint.codecs)}
+
+Distilled by reflow: sample it with **1 solver step** (2, 4 and 10 work as well).
+
+{policy_described(checkpoint)}
+* Teacher: weights {teacher["weights_sha256"][:12]}, {teacher["steps"]} {teacher["solver"]} steps; {teacher["count"]} pairs.
+* Trained for {training["steps"]} steps after {training["config"]["rectify"]} of rectification; weights are averaged.
+* Distance from the teacher's chunk on held-out pairs, normalised, by solver steps: {errors or "not measured"}.
+
+Distilled with
+
+```
+{command or "distill(DistillConfig(...)) as in config.json"}
+```
+"""
+
+
 def policy_described(checkpoint: Checkpoint) -> str:
     """Markdown: what it observes and returns for each robot, and the network and flow behind it."""
     model, flow = checkpoint.model, checkpoint.model.flow

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flow_policy_ros.policy.checkpoint import write_tensors, write_text
-from flow_policy_ros.training.config import TrainConfig, TrainError, check_same_run
+from flow_policy_ros.training.config import LoopConfig, TrainError, check_same_run
 
 STATE = "state.safetensors"
 STATE_INFO = "state.json"
@@ -32,7 +32,7 @@ class Progress:
 
 
 def save_state(
-    folder: Path, config: TrainConfig, progress: Progress, model: nn.Module, ema: nn.Module,
+    folder: Path, config: LoopConfig, progress: Progress, model: nn.Module, ema: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:  # fmt: skip
     """Write the state of a run into ``folder``."""
@@ -52,7 +52,7 @@ def has_state(folder: Path) -> bool:
 
 
 def load_state(
-    folder: Path, config: TrainConfig, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, config: LoopConfig, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Progress:
     """Put the saved numbers into ``model``, ``ema`` and ``optimizer``. Raises ``TrainError``."""
     try:

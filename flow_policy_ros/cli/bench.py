@@ -1,0 +1,31 @@
+"""``flow_policy bench``: measurements that print JSON; each has a module of its own beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+HELP = "measure sampling, training, closed-loop success, and the flow maths against others"
+BENCHES: dict[str, tuple[str, str]] = {
+    "sampling": ("flow_policy_ros.cli.bench_sampling", "time of a whole chunk, per network or checkpoint and step count"),
+    "training": ("flow_policy_ros.cli.bench_training", "training samples per second, per network"),
+    "adroit": ("flow_policy_ros.cli.bench_adroit", "closed-loop success of checkpoints, per step count"),
+    "flow": ("flow_policy_ros.cli.bench_flow", "sample quality on a toy, beside torchcfm with the same network"),
+}
+
+
+def usage() -> str:
+    """The text of ``flow_policy bench --help``."""
+    rows = "\n".join(f"  {name:<10}{line}" for name, (_, line) in BENCHES.items())
+    return f"usage: flow_policy bench NAME [OPTIONS]\n\n{rows}\n\n'flow_policy bench NAME --help' lists a benchmark's options."
+
+
+def main(argv: list[str]) -> int:
+    """Runs one benchmark; returns its exit code, or 2 for a name that there is not."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] not in BENCHES:
+        print(f"error: unknown benchmark {argv[0]!r}; known: {', '.join(BENCHES)}.", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(BENCHES[argv[0]][0]).main(argv[1:]))

@@ -1,0 +1,87 @@
+"""``flow_policy bench adroit``: closed-loop success of several checkpoints on the same seeded episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Closed-loop success of several checkpoints on the same seeded episodes, every one with its own measured delay."""
+
+    checkpoints: tuple[Path, ...]
+    """Checkpoint folders with the state observation."""
+    task: Literal["door", "hammer", "pen", "relocate"] = "door"
+    """Which Adroit task."""
+    steps: tuple[int, ...] = (10,)
+    """Solver steps; one row per checkpoint and number."""
+    episodes: int = 100
+    """Episodes per row."""
+    seed: int = 5000
+    """Seed of the first episode, and of the policy's noise."""
+    latency: str = "measured"
+    """Injected delay: measured (on this machine), none, or a profile's path."""
+    json: Path | None = None
+    """Write the figures to this file as well; rows that it has already are kept and not run again."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0; bad input raises ``ValueError``-derived errors."""
+    import tyro
+
+    from flow_policy_ros.cli.outputs import print_json
+
+    arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench adroit")
+    print_json(measure(arguments), arguments.json)
+    return 0
+
+
+def measure(arguments: Arguments) -> dict[str, object]:
+    """``rows`` of task, checkpoint, network, steps, episodes, seed, latency, successes, success_rate, inference_ms, sha256."""
+    import json
+
+    rows = json.loads(arguments.json.read_text())["rows"] if arguments.json and arguments.json.is_file() else []
+    for path in arguments.checkpoints:
+        for steps in arguments.steps:
+            wanted = {
+                "task": arguments.task, "checkpoint": str(path), "steps": steps, "episodes": arguments.episodes,
+                "seed": arguments.seed, "latency": arguments.latency,
+            }  # fmt: skip
+            if any(wanted.items() <= row.items() for row in rows):
+                continue
+            rows.append(wanted | run(path, steps, arguments))
+            if arguments.json:
+                arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    return {"rows": rows}
+
+
+def run(path: Path, steps: int, arguments: Arguments) -> dict[str, object]:
+    """One row's episodes."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from flow_policy_ros.evaluation.closed_loop import run_episode
+    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.evaluation.summary import summarise
+    from flow_policy_ros.policy.checkpoint import load_checkpoint
+    from flow_policy_ros.sim.robot import AdroitRobot
+
+    selection = select(arguments.task, "state", path, None, None, steps=steps, policy_seed=arguments.seed)
+    loaded = load(selection, arguments.latency)
+    robot = AdroitRobot(arguments.task, loaded.robot)
+    begin = time.monotonic()
+    title = f"{path.name}, {steps} steps"
+    numbers = track(range(arguments.episodes), description=title, console=Console(stderr=True))
+    outcomes = [run_episode(robot, loaded.stack, arguments.seed + i, i, 200) for i in numbers]
+    summary = summarise(outcomes, loaded, time.monotonic() - begin, arguments.seed)
+    return {
+        "network": load_checkpoint(path).model.network_name,
+        "successes": summary["successes"],
+        "success_rate": summary["success_rate"],
+        "inference_ms": summary["latency_ms"]["inference"],
+        "trajectory_sha256": summary["trajectory_sha256"],
+    }

@@ -1,0 +1,75 @@
+"""``flow_policy bench training``: training samples per second, every network on the same data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Training samples per second of every network at its default size, on the same episodes."""
+
+    data: Path
+    """Folder of episodes (*.npz)."""
+    networks: tuple[str, ...] = ()
+    """Networks by name; all without it."""
+    streams: tuple[str, ...] = ("objects",)
+    """Feature streams of the episodes to observe."""
+    steps: int = 20
+    """Optimiser steps that count; a few before them do not."""
+    batch: int = 128
+    """Samples per optimiser step."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the forward pass."""
+    threads: int = 1
+    """Threads of the tensor library."""
+    json: Path | None = None
+    """Write the figures to this file as well."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0; bad input raises ``ValueError``-derived errors."""
+    import tyro
+
+    from flow_policy_ros.cli.outputs import print_json
+
+    arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench training")
+    print_json(measure(arguments), arguments.json)
+    return 0
+
+
+def measure(arguments: Arguments) -> dict[str, object]:
+    """``rows`` of name, parameters, batch, precision, threads, samples_per_s."""
+    import tempfile
+    from dataclasses import replace
+
+    from flow_policy_ros.models.registry import NETWORKS
+    from flow_policy_ros.policy.checkpoint import load_checkpoint
+    from flow_policy_ros.training.config import TrainConfig
+    from flow_policy_ros.training.trainer import train
+
+    rows = []
+    for name in arguments.networks or tuple(NETWORKS):
+        with tempfile.TemporaryDirectory() as folder:
+            config = TrainConfig(
+                data=(arguments.data,), out=Path(folder) / "run", streams=arguments.streams, network=name,
+                batch=arguments.batch, precision=arguments.precision, threads=arguments.threads, validation=0.0,
+                steps=arguments.steps + 3, stop_at=3,
+            )  # fmt: skip
+            train(config)  # compiles and fills caches
+            result = train(replace(config, resume=True, stop_at=None))
+            model = load_checkpoint(config.out).model
+        rows.append(
+            {
+                "name": name,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "batch": arguments.batch,
+                "precision": arguments.precision,
+                "threads": arguments.threads,
+                "samples_per_s": round(result.samples_per_s, 1),
+            }
+        )
+    return {"rows": rows}
+
