@@ -26,6 +26,7 @@ GROUP_OF_PREFIX = {"ART": "arm_slide", "ARR": "arm_rotation", "WRJ": "wrist", "F
                    "RFJ": "ring_finger", "LFJ": "little_finger", "THJ": "thumb"}
 LIMIT_CLASS = {"arm_slide": "slide", "arm_rotation": "rotation", "wrist": "wrist"}
 PEN = (50.0, 5000.0)
+PEN_SOURCE = " (pen: about p99.9 of the published expert's commands, which turn 37 of 40 pens so shaped and 37 of 40 unshaped)"
 
 
 def simulated(task: str) -> AdroitRobot:
@@ -79,7 +80,7 @@ def robot_file(task: str) -> str:
     source = (
         "command range: ctrlrange * gain / -bias of each actuator of the MuJoCo model; velocity and acceleration: median step "
         "response of the joint's group, measured by benchmarks/adroit_limits.py"
-        + (" (pen: about p99.9 of the published expert's commands, which turn 37 of 40 pens so shaped and 37 of 40 unshaped)" if task == "pen" else "")
+        + (PEN_SOURCE if task == "pen" else "")
     )
     lines = [
         f"# Adroit hand, {task} task ({len(joints)} joints). Written by benchmarks/adroit_limits.py; units rad, m, s.",

@@ -25,8 +25,8 @@ BATCH_AND_STEPS = {
     "residual_mlp": (256, 400),
     "unet1d": (128, 300),
     "dit": (256, 500),
-    "dit_cross": (128, 700),
-    "embodiment_dit": (128, 550),
+    "dit_cross": (128, 450),
+    "embodiment_dit": (128, 400),
 }
 
 

@@ -13,9 +13,9 @@ class Arguments:
 
     networks: tuple[str, ...] = ()
     """Networks by name; all without it."""
-    steps: int = 1500
+    steps: int = 800
     """Optimiser steps."""
-    seeds: int = 3
+    seeds: int = 2
     """Independent repetitions; the figures are their means."""
     threads: int = 1
     """Threads of the tensor library."""

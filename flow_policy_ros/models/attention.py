@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
+from flow_policy_ros.models.network import he_init
 
 Factors = tuple[torch.Tensor, ...]
 
@@ -32,8 +33,8 @@ def modulated(h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torc
 def open_gates(modulation: nn.Linear, width: int) -> nn.Linear:
     """The layer that makes (scale, shift, gate) of each sublayer and a last (scale, shift), with all gates starting at 1.
 
-    A few blocks learn what distinguishes observations in half as many steps as when they start closed (adaLN-zero), which
-    is for deep stacks; that the velocity starts at zero is the last layer's doing.
+    Closed gates (adaLN-zero) are for deep stacks; a few blocks learn to tell observations apart sooner with open ones. That
+    the velocity starts at zero is the last layer's doing.
     """
     nn.init.ones_(modulation.bias.data.view(-1, width)[2::3])
     return modulation
@@ -77,7 +78,8 @@ class TokenMemory(nn.Module):
     """Keys and values of the observation's L tokens for ``blocks`` cross-attentions.
 
     The tokens are projected and given a learned embedding of their place. A sample without any real token (all masked, or
-    L = 0) attends to a learned token instead, so a softmax always has something to choose; others do not see it.
+    L = 0) attends to a learned token instead, so a softmax always has something to choose; others do not see it. Raises
+    ``ValueError`` for heads that do not divide the width.
     """
 
     def __init__(self, shape: NetworkShape, width: int, heads: int, blocks: int) -> None:
@@ -126,8 +128,8 @@ class CrossAttentionBlock(nn.Module):
         self.block = block
         self.query = nn.Linear(width, width)
         self.attended = nn.Linear(width, width)
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
+        self.up = he_init(nn.Linear(width, expansion * width))
+        self.down = he_init(nn.Linear(expansion * width, width))
 
     def forward(self, h: torch.Tensor, factors: Factors, memory: Memory) -> torch.Tensor:
         """h (B, N, width) to the next h."""

@@ -31,7 +31,7 @@ class DiTConfig:
 class DiT(VelocityNetwork):
     """See the module. The cache is the observation's share of all modulations, (B, 1, (6 blocks + 2) width).
 
-    Time may differ per token: each token is modulated by its own.
+    Time may differ per token: each token is modulated by its own. Raises ``ValueError`` for heads that do not divide the width.
     """
 
     def __init__(self, shape: NetworkShape, config: DiTConfig) -> None:

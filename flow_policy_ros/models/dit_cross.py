@@ -22,7 +22,7 @@ from flow_policy_ros.models.attention import (
 )
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.models.embeddings import time_features, vector_features
-from flow_policy_ros.models.network import VelocityNetwork, zero_init
+from flow_policy_ros.models.network import VelocityNetwork, he_init, zero_init
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class _Block(nn.Module):
         self.attended = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
         self.seen = nn.Linear(width, width)
-        self.up = nn.Linear(width, config.expansion * width)
-        self.down = nn.Linear(config.expansion * width, width)
+        self.up = he_init(nn.Linear(width, config.expansion * width))
+        self.down = he_init(nn.Linear(config.expansion * width, width))
 
     def forward(self, h: torch.Tensor, factors: Factors, memory: Memory) -> torch.Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2, scale3, shift3, gate3 = factors
@@ -64,6 +64,7 @@ class DiTCross(VelocityNetwork):
     """See the module. The cache is the state's share of all modulations (B, 1, (9 blocks + 2) width), and the memory.
 
     Time may differ per token: each token is modulated by its own. Without a real token the network sees the state only.
+    Raises ``ValueError`` for heads that do not divide the width.
     """
 
     def __init__(self, shape: NetworkShape, config: DiTCrossConfig) -> None:

@@ -26,7 +26,7 @@ from flow_policy_ros.models.attention import (
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.models.embeddings import SinusoidalTime, discretised
 from flow_policy_ros.models.embodiment import ActionEncoder, CategoryMLP, SelectedActionEncoder, SelectedMLP
-from flow_policy_ros.models.network import VelocityNetwork, zero_init
+from flow_policy_ros.models.network import VelocityNetwork, he_init, zero_init
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class ChunkCache:
 
 
 class EmbodimentDiT(VelocityNetwork):
-    """See the module. Raises ``ValueError`` for an embodiment that is not in 0..E-1, saying how many there are.
+    """See the module. Raises ``ValueError`` for heads that do not divide the width, and ``condition`` for an embodiment that
+    is not in 0..E-1, saying how many there are.
 
     Time is floor(1000 t) / 1000 in training and in sampling alike. Where it differs per step, each action token has its own;
     state and future tokens have the earliest.
@@ -73,7 +74,11 @@ class EmbodimentDiT(VelocityNetwork):
         self.time = nn.Sequential(nn.Linear(config.time_width, config.time_width), nn.SiLU())
         self.time_modulation = open_gates(zero_init(nn.Linear(config.time_width, (12 * config.pairs + 2) * width)), width)
         self.cross = nn.ModuleList(CrossAttentionBlock(width, config.expansion, k) for k in range(config.pairs))
-        self.within = nn.ModuleList(SelfAttentionBlock(width, config.heads, config.expansion) for _ in range(config.pairs))
+        within = [SelfAttentionBlock(width, config.heads, config.expansion) for _ in range(config.pairs)]
+        for block in within:
+            he_init(block.up)
+            he_init(block.down)
+        self.within = nn.ModuleList(within)
 
     def _condition(self, observation: Conditioning) -> ChunkCache:
         state = self.state_encoder.select(observation.embodiment)(observation.state[:, None, :])

@@ -47,3 +47,13 @@ def zero_init(layer: nn.Linear) -> nn.Linear:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def he_init(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights of variance 2 / inputs (He et al. 2015).
+
+    In the MLPs of few transformer blocks torch's own, a sixth of it, makes learning to tell observations apart take half as
+    long again, or never begin.
+    """
+    nn.init.kaiming_normal_(layer.weight)
+    return layer

@@ -1,6 +1,6 @@
 """Temporal U-Net over the chunk: 1D convolutions along time at several lengths, with skip connections.
 
-Chi et al. 2023 (Diffusion Policy), section III and appendix, with flow time in place of the diffusion step: blocks of
+Chi et al. 2023 (Diffusion Policy), section III-A, with flow time in place of the diffusion step: blocks of
 convolution, GroupNorm and activation, scaled and shifted channel by channel (FiLM) by time and observation. A level of odd
 length is extended by one step on its way up and cut, so any horizon from 1 on works.
 """
@@ -86,7 +86,8 @@ class UNet1D(VelocityNetwork):
     """See the module. The cache is the observation's share of the FiLM of all blocks, (B, sum of 2 channels).
 
     Time per step enters as an extra channel of each step; the blocks are modulated by the chunk's *earliest* time, so
-    steps that are already clean (time 1) do not change what the network knows of the noisy ones.
+    steps that are already clean (time 1) do not change what the network knows of the noisy ones. Raises ``ValueError`` for
+    groups that do not divide the width and for an even kernel.
     """
 
     def __init__(self, shape: NetworkShape, config: UNet1DConfig) -> None:
@@ -120,12 +121,11 @@ class UNet1D(VelocityNetwork):
         film = list((self.time_modulation(self.time(earliest)) + cache)[:, :, None].split(self.film, dim=1))
         h = torch.cat((x, per_step[:, :, None]), dim=2).transpose(1, 2)
         h = self.down[0](h, film.pop(0))
-        skips = [h]
+        skips = []
         for shorten, level in zip(self.shorten, self.down[1:], strict=True):
-            h = level(shorten(h), film.pop(0))
             skips.append(h)
+            h = level(shorten(h), film.pop(0))
         h = self.middle(h, film.pop(0))
-        skips.pop()
         for lengthen, level in zip(self.lengthen, self.up, strict=True):
             skip = skips.pop()
             # Two steps from one (a transposed convolution of width 2): n became ceil(n / 2) and returns as n or n + 1.

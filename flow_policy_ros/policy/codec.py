@@ -55,7 +55,7 @@ def raw_observation(
             raise ValueError(f"features of stream '{stream.name}' are missing; given: {sorted(features)}.")
         values = features[stream.name]
         require_shape(f"features '{stream.name}'", values, (batch, stream.tokens, stream.channels))
-        parts.append(values[:, list(stream.rows)].double().flatten(1))
+        parts.append((values[:, list(stream.use)] if stream.use else values).double().flatten(1))
     return torch.cat(parts, dim=1)
 
 
@@ -98,21 +98,29 @@ class Codec:
         self.action_space = action_space
         self._transform = make_action_space(action_space, contract)
         self._dead = list(action_normaliser.dead)
+        self._token_mask = torch.arange(self.shape.tokens)[None] < own.tokens
+        self._embodiment = torch.tensor([embodiment])
 
     def observation(self, joint_position: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditioning:
         """Network input, float32, of joint positions (B, J) and features (B, tokens, channels) per stream."""
         raw = raw_observation(self.contract, joint_position, features)
         vector = self.observation_normaliser.normalise(raw).clamp_(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
         batch, joints = len(vector), len(self.contract.joints)
-        state = pad(vector[:, :joints], self.shape.state)
-        tokens = vector.new_zeros(batch, self.shape.tokens, self.shape.channels)
-        row, column = 0, joints
+        rows, column = [], joints
         for stream in self.contract.streams:
-            rows, channels = len(stream.rows), stream.channels
-            tokens[:, row : row + rows, :channels] = vector[:, column : column + rows * channels].view(batch, rows, channels)
-            row, column = row + rows, column + rows * channels
-        mask = (torch.arange(self.shape.tokens) < row).expand(batch, -1)
-        return Conditioning.of(state, tokens, mask, torch.full((batch,), self.embodiment))
+            size = len(stream.rows) * stream.channels
+            tokens = vector[:, column : column + size].view(batch, len(stream.rows), stream.channels)
+            rows.append(pad(tokens, self.shape.channels))
+            column += size
+        missing = self.shape.tokens - sum(len(stream.rows) for stream in self.contract.streams)
+        if missing or not rows:
+            rows.append(vector.new_zeros(batch, missing, self.shape.channels))
+        return Conditioning(
+            pad(vector[:, :joints], self.shape.state),
+            torch.cat(rows, dim=1) if len(rows) > 1 else rows[0],
+            self._token_mask.expand(batch, -1),
+            self._embodiment.expand(batch),
+        )
 
     def encode(self, actions: torch.Tensor, joint_position: torch.Tensor) -> torch.Tensor:
         """Joint positions (B, H, a) in rad or m to network actions (B, H, A) float32, zero where padded."""

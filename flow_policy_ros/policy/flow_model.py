@@ -6,6 +6,7 @@ names and normalisation are the codec's; checkpoints on disk are ``checkpoint``'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -170,10 +171,10 @@ class FlowModel(nn.Module):
         """What ``velocity`` needs of an observation, computed once per chunk. Raises ``ValueError`` for a misfit."""
         observation.check(self.shape)
         # Masked tokens may hold anything: the networks leave them out.
-        seen = torch.where(observation.token_mask[:, :, None], observation.tokens, 0.0)
-        for name, values in (("state", observation.state), ("tokens", seen)):
-            if not torch.isfinite(values).all():
+        for name, values in (("state", observation.state), ("tokens", observation.visible_tokens)):
+            if not _finite(values):
                 raise ValueError(f"{name} of the observation holds NaN or Inf, expected finite numbers; leave the sample out.")
+        self._require_known(observation.embodiment)
         return self.network.condition(observation), self._real(observation.embodiment)
 
     def velocity(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
@@ -249,15 +250,25 @@ class FlowModel(nn.Module):
 
     def _real(self, embodiment: torch.Tensor) -> torch.Tensor | None:
         """Which action dimensions are real, (B, 1, A) bool; None where all are. Raises ``ValueError`` for an unknown one."""
-        known = self.shape.embodiments
-        if bool(((embodiment < 0) | (embodiment >= known)).any()):
+        if self.action_mask is None:
+            return None
+        self._require_known(embodiment)
+        return self.action_mask[embodiment][:, None, :]
+
+    def _require_known(self, embodiment: torch.Tensor) -> None:
+        known, given = self.shape.embodiments, set(embodiment.tolist())
+        if not given <= set(range(known)):
             raise ValueError(
-                f"embodiment is {sorted(set(embodiment.tolist()))}, expected numbers from 0 to {known - 1}: the "
-                f"model has {known}. Use the checkpoint trained for this robot."
+                f"embodiment is {sorted(given)}, expected numbers from 0 to {known - 1}: the model has {known}. Use the "
+                "checkpoint trained for this robot."
             )
-        return None if self.action_mask is None else self.action_mask[embodiment][:, None, :]
 
     def _check(self, chunk: torch.Tensor, field: str, batch: int) -> None:
         require_shape(field, chunk, (batch, self.shape.horizon, self.shape.action))
-        if not torch.isfinite(chunk).all():
+        if not _finite(chunk):
             raise ValueError(f"{field} holds NaN or Inf, expected finite numbers; leave the sample out.")
+
+
+def _finite(values: torch.Tensor) -> bool:
+    """Whether all are; a sum, which is one operation, settles it unless finite numbers overflow in it."""
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
