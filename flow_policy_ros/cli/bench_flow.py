@@ -17,6 +17,8 @@ class Arguments:
     """Optimiser steps."""
     seeds: int = 2
     """Independent repetitions; the figures are their means."""
+    samples: int = 2000
+    """Samples per observation that are compared with data."""
     threads: int = 1
     """Threads of the tensor library."""
     json: Path | None = None
@@ -44,7 +46,7 @@ def measure(arguments: Arguments) -> tuple[dict[str, object], list[str]]:
 
     torch.set_num_threads(arguments.threads)
     rows = [
-        compare(name, coupling, arguments.steps, arguments.seeds)
+        compare(name, coupling, arguments.steps, arguments.seeds, arguments.samples)
         for name in arguments.networks or tuple(NETWORKS)
         for coupling in ("independent", "optimal_transport")
     ]

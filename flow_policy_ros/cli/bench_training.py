@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 
 @dataclass(frozen=True)
 class Arguments:
-    """Training samples per second of every network at its default size, on the same episodes."""
+    """Training samples per second of networks, on the same episodes."""
 
     data: Path
     """Folder of episodes (*.npz)."""
     networks: tuple[str, ...] = ()
-    """Networks by name; all without it."""
+    """Networks by name, at their default sizes; all of them without this and --checkpoints."""
+    checkpoints: tuple[Path, ...] = ()
+    """Checkpoint folders whose networks are measured at their sizes, with random weights."""
     streams: tuple[str, ...] = ("objects",)
     """Feature streams of the episodes to observe."""
     steps: int = 20
@@ -42,28 +44,31 @@ def main(argv: list[str]) -> int:
 
 def measure(arguments: Arguments) -> dict[str, object]:
     """``rows`` of name, parameters, batch, precision, threads, samples_per_s."""
+    import contextlib
+    import sys
     import tempfile
     from dataclasses import replace
 
-    from flow_policy_ros.models.registry import NETWORKS
     from flow_policy_ros.policy.checkpoint import load_checkpoint
     from flow_policy_ros.training.config import TrainConfig
     from flow_policy_ros.training.trainer import train
 
     rows = []
-    for name in arguments.networks or tuple(NETWORKS):
+    for name, network, sizes in architectures(arguments):
         with tempfile.TemporaryDirectory() as folder:
             config = TrainConfig(
-                data=(arguments.data,), out=Path(folder) / "run", streams=arguments.streams, network=name,
+                data=(arguments.data,), out=Path(folder) / "run", streams=arguments.streams, network=network, sizes=sizes,
                 batch=arguments.batch, precision=arguments.precision, threads=arguments.threads, validation=0.0,
                 steps=arguments.steps + 3, stop_at=3,
             )  # fmt: skip
-            train(config)  # compiles and fills caches
-            result = train(replace(config, resume=True, stop_at=None))
+            with contextlib.redirect_stdout(sys.stderr):  # progress; standard output is for the figures
+                train(config)  # fills caches
+                result = train(replace(config, resume=True, stop_at=None))
             model = load_checkpoint(config.out).model
         rows.append(
             {
                 "name": name,
+                "network": network,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "batch": arguments.batch,
                 "precision": arguments.precision,
@@ -73,3 +78,17 @@ def measure(arguments: Arguments) -> dict[str, object]:
         )
     return {"rows": rows}
 
+
+def architectures(arguments: Arguments) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(name of the row, network, its sizes as options) of what is to be measured."""
+    from dataclasses import asdict
+
+    from flow_policy_ros.models.registry import NETWORKS
+    from flow_policy_ros.policy.checkpoint import load_checkpoint
+
+    found: list[tuple[str, str, tuple[str, ...]]] = [(name, name, ()) for name in arguments.networks]
+    for path in arguments.checkpoints:
+        model = load_checkpoint(path).model
+        sizes = tuple(f"{size}={value}" for size, value in asdict(model.network_config).items())
+        found.append((path.name, model.network_name, sizes))
+    return found or [(name, name, ()) for name in NETWORKS]

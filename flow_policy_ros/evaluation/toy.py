@@ -31,12 +31,12 @@ SIZES: dict[str, dict[str, int]] = {
     "embodiment_dit": {"width": 64, "pairs": 1, "heads": 2, "expansion": 2, "future": 1},
 }
 """Small versions of the networks; one that is not here has its defaults."""
-BATCH, LEARNING_RATE, SAMPLES, STEPS = 256, 3e-3, 2000, 20
+BATCH, LEARNING_RATE, STEPS = 256, 3e-3, 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """Mean distances of ``SAMPLES`` samples to fresh data, and the least share of the four modes among the samples."""
+    """Mean distances of samples to fresh data, and the least share of the four modes among the samples."""
 
     name: str
     coupling: str
@@ -85,15 +85,15 @@ def least_mode(chunks: torch.Tensor, half: int) -> float:
     return 4.0 * float(torch.bincount(distance.argmin(dim=1)[near], minlength=4).min()) / len(chunks)
 
 
-def compare(name: str, coupling: str, steps: int, seeds: int) -> Row:
-    """Train ``name`` both ways, ``seeds`` times. Raises ``ImportError`` where torchcfm or torchdiffeq is not installed."""
+def compare(name: str, coupling: str, steps: int, seeds: int, samples: int = 2000) -> Row:
+    """Train ``name`` both ways, ``seeds`` times, and judge ``samples`` chunks of each half. Raises ``ImportError`` where torchcfm or torchdiffeq is not installed."""
     found: dict[str, list[float]] = {}
     for seed in range(seeds):
         for side, train, sample in (("ours", _train_ours, _sample_ours), ("theirs", _train_theirs, _sample_theirs)):
             torch.manual_seed(seed)
             model = FlowModel(name, SIZES.get(name, {}), SHAPE, FlowConfig(coupling=coupling))
             _fit(model, train(model), steps, seed)
-            for key, value in _judge(model.eval(), sample, seed).items():
+            for key, value in _judge(model.eval(), sample, seed, samples).items():
                 found.setdefault(f"{key}_{side}", []).append(value)
     return Row(name, coupling, **{key: statistics.fmean(values) for key, values in found.items()})
 
@@ -159,16 +159,16 @@ def _sample_theirs(model: FlowModel, observation: Conditioning, noise: torch.Ten
 
 
 @torch.no_grad()
-def _judge(model: FlowModel, sample: Sample, seed: int) -> dict[str, float]:
+def _judge(model: FlowModel, sample: Sample, seed: int, samples: int) -> dict[str, float]:
     """Distances to fresh data of the same size, mean over the two observations, and the rarest mode's share."""
     generator = torch.Generator().manual_seed(2000 + seed)
     energy, wasserstein, modes = [], [], []
     for half in (0, 1):
-        data, observation = draw(2 * SAMPLES, generator)
+        data, observation = draw(2 * samples, generator)
         mine = observation.state[:, 0] == 2.0 * half - 1.0
         data = data[mine].flatten(1)
-        same = observe(torch.full((SAMPLES,), half))
-        chunks = sample(model, same, torch.randn((SAMPLES, HORIZON, 2), generator=generator))
+        same = observe(torch.full((samples,), half))
+        chunks = sample(model, same, torch.randn((samples, HORIZON, 2), generator=generator))
         energy.append(energy_distance(chunks.flatten(1), data))
         wasserstein.append(sliced_wasserstein(chunks.flatten(1), data, 100, generator))
         modes.append(least_mode(chunks, half))

@@ -31,6 +31,8 @@ def deploy(parameters: PolicyParameters, robot: str) -> ChunkPolicy:
     policy = FlowPolicy.load(
         parameters.checkpoint, robot=robot, solver=parameters.solver, guidance_scale=parameters.guidance_scale
     )
+    if parameters.deadline_s > 0.0:
+        _ = policy.evaluations_per_step  # refuses a solver without fixed steps before anything is sampled
     policy.sample(empty_observation(policy.contract), parameters.steps, 0)
     if parameters.deadline_s == 0.0:
         return policy
