@@ -63,3 +63,20 @@ def test_unknown_benchmark_is_refused(capsys):
     assert main(["bench", "cooking"]) == 2
     assert "known: sampling, training, adroit, flow" in capsys.readouterr().err
     assert main(["bench", "--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["sampling", "--repeats", "0"], "--repeats is 0, expected at least 1"),
+        (["sampling", "--json", "nowhere/f.json"], "the folder nowhere does not exist"),
+        (["training", "--data", "nowhere", "--batch", "0"], "--batch is 0, expected at least 1"),
+        (["adroit", "--checkpoints", "checkpoints/adroit_door_state", "--episodes", "0"], "--episodes is 0, expected"),
+        (["adroit", "--checkpoints", "nowhere", "--json", "package.xml"], "package.xml holds no rows of this benchmark"),
+        (["flow", "--seeds", "0"], "--seeds is 0, expected at least 1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_measured(command, message, capsys):
+    assert main(["bench", *command]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out

@@ -328,6 +328,10 @@ def test_a_shard_of_another_teacher_is_noticed_wherever_it_is(teacher, stranger,
         (["--rectify", "0"], "--rectify is 0, expected at least 1"),
         (["--teacher-steps", "0"], "--teacher-steps is 0, expected at least 1"),
         (["--json", "nowhere/figures.json"], "the folder nowhere does not exist"),
+        (["--task", "door", "--episodes", "0"], "--episodes is 0, expected at least 1"),
+        (["--task", "door", "--first-seed", "-1"], "--first-seed is -1, expected at least 0"),
+        (["--task", "door"], "does not fit robot file"),
+        (["--task", "door", "--teacher", "checkpoints/adroit_door_camera"], "observes 'detections'; leave --task out"),
     ],
 )
 def test_bad_input_is_refused_in_a_paragraph(teacher, tmp_path, capsys, more, message):
@@ -343,6 +347,21 @@ def test_neither_stage_is_overwritten_or_continued_with_other_options(teacher, t
         distill(short(teacher, tmp_path / "run"))
     with pytest.raises(TrainError, match=r"--lr was 0\.0003, now 0\.1"):
         distill(short(teacher, tmp_path / "run", resume=True, lr=0.1))
+
+
+def test_refused_options_leave_the_pairs_as_they_were(teacher, tmp_path, small):
+    assert not distill(short(teacher, tmp_path / "run"), interrupted=interrupt(4 + 3)).finished
+    before = read_info(tmp_path / "run/pairs")
+    with pytest.raises(TrainError, match=r"--count was \d+, now \d+"):
+        distill(short(teacher, tmp_path / "run", resume=True, count=before.count + 1))
+    assert read_info(tmp_path / "run/pairs") == before
+
+
+def test_a_student_is_not_continued_with_another_teacher(teacher, stranger, tmp_path, small):
+    assert not distill(short(teacher, tmp_path / "run"), interrupted=interrupt(4 + 3)).finished
+    with pytest.raises(TrainError, match="its teacher's weights were"):
+        distill(short(stranger, tmp_path / "run", resume=True, pairs=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 # The coverage figure.

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_parity import SIZES as FAMILY_SIZES
 
 from flow_policy_ros.cli.train import main
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.data.windows import Batch
+from flow_policy_ros.models.registry import NETWORKS
 from flow_policy_ros.policy.checkpoint import load_checkpoint
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.runtime.types import Observation
@@ -120,18 +122,35 @@ def test_state_of_before_an_option_existed_is_continued(data, tmp_path, capsys):
     assert main(arguments(data, tmp_path / "run", "--steps", "2", "--resume")) == 0
 
 
-@pytest.mark.parametrize("network", ["residual_mlp", "dit"])
-def test_resume_is_identical(data, tmp_path, network):
+GUIDED = ["--condition-dropout", "0.2", "--prefix", "2", "--coupling", "optimal_transport", "--time-sampler", "beta"]
+
+
+@pytest.mark.parametrize(
+    ("network", "steps", "options"), [("residual_mlp", 200, []), ("dit", 20, []), ("residual_mlp", 20, GUIDED)]
+)
+def test_resume_is_identical(data, tmp_path, network, steps, options):
     """More than one epoch, so that the place in the data is restored too."""
-    more = ["--network", network, "--steps", "40", "--joint-noise", "0.01", "--delay-max", "0.03"]
+    more = ["--network", network, "--steps", str(steps), "--joint-noise", "0.01", "--delay-max", "0.03", *options]
     assert main(arguments(data, tmp_path / "straight", *more)) == 0
-    assert main(arguments(data, tmp_path / "halves", *more, "--stop-at", "20")) == 0
-    assert load_checkpoint(tmp_path / "halves").training["steps"] == 20
+    assert main(arguments(data, tmp_path / "halves", *more, "--stop-at", str(steps // 2))) == 0
+    assert load_checkpoint(tmp_path / "halves").training["steps"] == steps // 2
     assert main(arguments(data, tmp_path / "halves", *more, "--resume")) == 0
     for name in ("model.safetensors", "training/state.safetensors"):
         straight, halves = (load_file(tmp_path / run / name) for run in ("straight", "halves"))
         assert straight.keys() == halves.keys()
         assert all(torch.equal(straight[k], halves[k]) for k in straight), name
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_a_family_is_one_option(data, tmp_path, network):
+    """The same command otherwise, down to the chunk that the robot gets."""
+    sizes = [f"{name}={value}" for name, value in FAMILY_SIZES[network].items()]
+    command = arguments(data, tmp_path / "run", "--steps", "3", "--network", network)
+    command[command.index("--sizes") + 1 : command.index("--sizes") + 1 + len(SMALL) - 1] = sizes
+    assert main(command) == 0
+    seen = {"marker": np.array([[0.5, -0.5]], dtype=np.float32)}
+    chunk, nfe = FlowPolicy.load(tmp_path / "run").sample(Observation(7, np.zeros(2), seen), steps=2, seed=1)
+    assert chunk.shape == (4, 2) and np.isfinite(chunk).all() and nfe == 2
 
 
 def test_learns_the_goal(data, tmp_path):

@@ -20,6 +20,13 @@ def usage() -> str:
     return f"usage: flow_policy bench NAME [OPTIONS]\n\n{rows}\n\n'flow_policy bench NAME --help' lists a benchmark's options."
 
 
+def require_positive(*given: tuple[str, int]) -> None:
+    """Raises ``ValueError`` for the first (option, value) below 1."""
+    for option, value in given:
+        if value < 1:
+            raise ValueError(f"{option} is {value}, expected at least 1.")
+
+
 def main(argv: list[str]) -> int:
     """Runs one benchmark; returns its exit code, or 2 for a name that there is not."""
     if not argv or argv[0] in ("-h", "--help"):

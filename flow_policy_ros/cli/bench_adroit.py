@@ -31,9 +31,12 @@ def main(argv: list[str]) -> int:
     """Returns 0; bad input raises ``ValueError``-derived errors."""
     import tyro
 
-    from flow_policy_ros.cli.outputs import print_json
+    from flow_policy_ros.cli.bench import require_positive
+    from flow_policy_ros.cli.outputs import print_json, require_file
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench adroit")
+    require_file("--json", arguments.json)
+    require_positive(("--episodes", arguments.episodes))
     print_json(measure(arguments), arguments.json)
     return 0
 
@@ -42,7 +45,12 @@ def measure(arguments: Arguments) -> dict[str, object]:
     """``rows`` of task, checkpoint, network, steps, episodes, seed, latency, successes, success_rate, inference_ms, sha256."""
     import json
 
-    rows = json.loads(arguments.json.read_text())["rows"] if arguments.json and arguments.json.is_file() else []
+    rows = []
+    if arguments.json and arguments.json.is_file():
+        try:
+            rows = list(json.loads(arguments.json.read_text())["rows"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"--json {arguments.json} holds no rows of this benchmark ({error!r}); give another file.") from error
     for path in arguments.checkpoints:
         for steps in arguments.steps:
             wanted = {

@@ -29,9 +29,13 @@ def main(argv: list[str]) -> int:
     """Returns 0, or 1 when a network's samples are worse than 1.05 times torchcfm's."""
     import tyro
 
-    from flow_policy_ros.cli.outputs import print_json
+    from flow_policy_ros.cli.bench import require_positive
+    from flow_policy_ros.cli.outputs import print_json, require_file
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench flow")
+    require_file("--json", arguments.json)
+    require_positive(("--steps", arguments.steps), ("--seeds", arguments.seeds), ("--threads", arguments.threads))
+    require_positive(("--samples", arguments.samples))
     figures, worse = measure(arguments)
     print_json(figures, arguments.json)
     return 1 if worse else 0

@@ -30,9 +30,12 @@ def main(argv: list[str]) -> int:
     """Returns 0; bad input raises ``ValueError``-derived errors."""
     import tyro
 
-    from flow_policy_ros.cli.outputs import print_json
+    from flow_policy_ros.cli.bench import require_positive
+    from flow_policy_ros.cli.outputs import print_json, require_file
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench sampling")
+    require_file("--json", arguments.json)
+    require_positive(("--repeats", arguments.repeats), ("--threads", arguments.threads))
     print_json(measure(arguments), arguments.json)
     return 0
 

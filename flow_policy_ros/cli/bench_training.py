@@ -35,9 +35,12 @@ def main(argv: list[str]) -> int:
     """Returns 0; bad input raises ``ValueError``-derived errors."""
     import tyro
 
-    from flow_policy_ros.cli.outputs import print_json
+    from flow_policy_ros.cli.bench import require_positive
+    from flow_policy_ros.cli.outputs import print_json, require_file
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench training")
+    require_file("--json", arguments.json)
+    require_positive(("--steps", arguments.steps), ("--batch", arguments.batch), ("--threads", arguments.threads))
     print_json(measure(arguments), arguments.json)
     return 0
 

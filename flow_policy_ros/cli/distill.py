@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
 
     arguments = tyro.cli(Arguments, args=argv, prog="flow_policy distill")
     require_file("--json", arguments.json)
+    if arguments.task:
+        require_measurable(arguments.config, arguments.task, arguments.episodes, arguments.first_seed)
     try:
         distilled = distill(arguments.config, shlex.join(["flow_policy", "distill", *argv]))
     except GateError as error:
@@ -61,6 +63,24 @@ def main(argv: list[str]) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0 if distilled.finished else 1
+
+
+def require_measurable(config: "DistillConfig", task: str, episodes: int, seed: int) -> None:
+    """Raises ``ValueError``-derived errors where ``success_of`` could not run, before hours of training and not after them."""
+    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.policy.checkpoint import load_checkpoint
+
+    if episodes < 1:
+        raise ValueError(f"--episodes is {episodes}, expected at least 1; leave --task out to measure no success.")
+    if seed < 0:
+        raise ValueError(f"--first-seed is {seed}, expected at least 0.")
+    codecs = load_checkpoint(config.teacher).codecs
+    if any(stream.name == "detections" for codec in codecs for stream in codec.contract.streams):
+        raise ValueError(
+            f"--task measures with the state observation, but teacher {config.teacher} observes 'detections'; leave --task out, "
+            "and measure teacher and student with 'flow_policy evaluate'."
+        )
+    load(select(task, "state", config.teacher, None, None, steps=config.teacher_steps, policy_seed=seed), "none")
 
 
 def figures_of(config: "DistillConfig", distilled: "Distilled") -> dict[str, Any]:

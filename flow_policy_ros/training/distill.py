@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from flow_policy_ros.models.conditioning import Conditioning
 from flow_policy_ros.policy.checkpoint import WEIGHTS, Checkpoint, file_sha256, load_checkpoint, save_checkpoint
 from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.augment import augment
-from flow_policy_ros.training.config import DistillConfig, TrainConfig, TrainError
+from flow_policy_ros.training.config import DistillConfig, LoopConfig, TrainConfig, TrainError, check_same_run
 from flow_policy_ros.training.data import TrainingData, load_training_data
 from flow_policy_ros.training.gates import Gate, check_pairs, check_times, require
 from flow_policy_ros.training.loop import Loop, Share, TrainResult, keyed, refuse_overwriting
@@ -40,7 +41,7 @@ from flow_policy_ros.training.pairs import (
 from flow_policy_ros.training.paths import check_deployment, normaliser_sha256, raw_batch
 from flow_policy_ros.training.progress import InterruptFlag, ProgressBar
 from flow_policy_ros.training.readme import student_readme
-from flow_policy_ros.training.state import has_state
+from flow_policy_ros.training.state import STATE_INFO, has_state
 
 DEPLOYED_STEPS = (1, 2, 4, 10)
 """Solver steps that a student is meant to be used with; its training times cover them."""
@@ -121,6 +122,7 @@ def distill(
     )
     for _, stage in stages:
         refuse_overwriting(stage)
+        refuse_other_options(stage)
     torch.set_num_threads(config.threads)
     teacher = Teacher.load(config.teacher, config.data)
     solver = teacher.checkpoint.model.solver
@@ -130,6 +132,8 @@ def distill(
     require(gates)
 
     info, folder = teacher.pair_info(config), config.pairs or config.out / "pairs"
+    for _, stage in stages:
+        refuse_other_teacher(stage, info)
     if not _make(teacher, folder, info, interrupted):
         return Distilled(None, tuple(gates), False)
     gates += check_stored(teacher, folder, info)
@@ -152,6 +156,29 @@ def distill(
         require(gates)
         student, source = load_checkpoint(stage.out).model, stage.out
     return Distilled(result, tuple(gates), True)
+
+
+def refuse_other_options(stage: LoopConfig) -> None:
+    """Raise ``TrainError`` when ``stage`` resumes a run of other options: before its pairs are made, which it would change."""
+    if not (stage.resume and has_state(stage.out / "training")):
+        return
+    try:
+        before = json.loads((stage.out / "training" / STATE_INFO).read_text())["config"]
+    except (ValueError, KeyError, TypeError):
+        return  # damaged: the loop says so, with the remedy
+    check_same_run(before, stage)
+
+
+def refuse_other_teacher(stage: LoopConfig, info: PairInfo) -> None:
+    """Raise ``TrainError`` when ``stage`` resumes a student of another teacher, with pairs of this one in another folder."""
+    if not (stage.resume and has_state(stage.out / "training") and (stage.out / WEIGHTS).is_file()):
+        return
+    before = load_checkpoint(stage.out).training.get("teacher", {}).get("weights_sha256")
+    if before != info.weights_sha256:
+        raise TrainError(
+            f"--resume cannot continue the run in {stage.out}: its teacher's weights were {str(before)[:12]}, those of --teacher "
+            f"are {info.weights_sha256[:12]}. Give the same teacher, or another --out."
+        )
 
 
 class Reflow:

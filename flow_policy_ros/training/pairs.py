@@ -178,5 +178,5 @@ def _without_count(info: PairInfo) -> dict[str, object]:
 
 
 def _difference(before: PairInfo, now: PairInfo) -> str:
-    ours, theirs = asdict(now), asdict(before)
+    ours, theirs = _without_count(now), _without_count(before)
     return ", ".join(f"{name}: {theirs[name]} there, {ours[name]} now" for name in ours if ours[name] != theirs[name])
