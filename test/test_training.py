@@ -248,3 +248,22 @@ def test_augmentation_keeps_what_was_not_seen():
     assert noisy.features["d"][:, [0, 2]][~dropped].std() == pytest.approx(0.2, rel=0.1)
     assert noisy.joint_position.std() == pytest.approx(0.1, rel=0.2)
     assert augment(batch, TrainConfig(data=(Path("x"),), out=Path("y")), np.random.default_rng(0)).features["d"] is not None
+
+
+def test_divergence_ends_the_run_and_saves_nothing(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "run", "--steps", "20", "--lr", "1e30", "--warmup", "0")) == 1
+    error = capsys.readouterr().err
+    assert "the loss became NaN or Inf" in error and "lower --lr" in error and error.count("\n") == 1
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["--lr", "--joint-noise", "--delay-max", "--chunk-dt", "--weight-decay"])
+def test_infinite_options_are_refused(data, tmp_path, capsys, option):
+    assert main(arguments(data, tmp_path / "run", "--steps", "1", option, "inf")) == 2
+    error = capsys.readouterr().err
+    assert f"{option} is inf" in error and error.count("\n") == 1
+
+
+def test_more_threads_than_sense_are_refused(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "run", "--steps", "1", "--threads", "100000")) == 2
+    assert "--threads is 100000, expected at most 256" in capsys.readouterr().err

@@ -51,10 +51,9 @@ def measure(arguments: Arguments) -> dict[str, object]:
     import torch
 
     from flow_policy_ros.policy.deployed import empty_observation
-    from flow_policy_ros.policy.flow_policy import FlowPolicy
 
     torch.set_num_threads(arguments.threads)
-    policies = {str(path): FlowPolicy.load(path) for path in arguments.checkpoints} or untrained()
+    policies = loaded(arguments.checkpoints) or untrained()
     rows, ratios = [], {}
     for name, policy in policies.items():
         observation = empty_observation(policy.contract)
@@ -82,6 +81,20 @@ def measure(arguments: Arguments) -> dict[str, object]:
             )
         ratios[name] = {str(steps): round(float(p50[steps] / p50[min(p50)]), 2) for steps in p50}
     return {"rows": rows, "ratios": ratios}
+
+
+def loaded(paths: tuple[Path, ...]) -> dict[str, FlowPolicy]:
+    """The policies of checkpoints, one per robot."""
+    from flow_policy_ros.policy.checkpoint import load_checkpoint
+    from flow_policy_ros.policy.flow_policy import FlowPolicy
+
+    found = {}
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        for codec in checkpoint.codecs:
+            name = str(path) if len(checkpoint.codecs) == 1 else f"{path}, {codec.contract.robot}"
+            found[name] = FlowPolicy(checkpoint, robot=codec.contract.robot)
+    return found
 
 
 def untrained() -> dict[str, FlowPolicy]:

@@ -12,12 +12,12 @@ HELP = "train a vector flow policy on recorded episodes"
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0, 1 when Ctrl-C ended it early (the checkpoint is usable), 2 when the input is bad."""
+    """Returns 0, 1 when Ctrl-C ended it early (the checkpoint is usable) or the loss diverged, 2 when the input is bad."""
     import tyro
 
     from flow_policy_ros.cli.outputs import require_file
     from flow_policy_ros.data.episodes import EpisodeError
-    from flow_policy_ros.training.config import TrainConfig, TrainError
+    from flow_policy_ros.training.config import DivergedError, TrainConfig, TrainError
     from flow_policy_ros.training.trainer import train
 
     @dataclass(frozen=True)
@@ -32,6 +32,9 @@ def main(argv: list[str]) -> int:
         arguments = tyro.cli(Arguments, args=argv, prog="flow_policy train")
         require_file("--json", arguments.json)
         result = train(arguments.config, shlex.join(["flow_policy", "train", *argv]))
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (TrainError, EpisodeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -71,6 +71,11 @@ def load(selection: Selection, latency: str) -> Loaded:
     policy.contract.check_robot(robot)
     streams = {stream.name: stream for stream in policy.contract.streams}
     perception: Perception | None = None
+    if selection.detector is not None and "detections" not in streams:
+        raise ContractError(
+            f"checkpoint {selection.checkpoint} observes {sorted(streams) or 'joint positions alone'} and nothing that a camera "
+            "sees, expected the stream 'detections'; use --observation state."
+        )
     if "detections" in streams:
         perception = load_perception(robot, selection, streams["detections"].extractor)
     profile = profile_for(

@@ -86,7 +86,10 @@ def least_mode(chunks: torch.Tensor, half: int) -> float:
 
 
 def compare(name: str, coupling: str, steps: int, seeds: int, samples: int = 2000) -> Row:
-    """Train ``name`` both ways, ``seeds`` times, and judge ``samples`` chunks of each half. Raises ``ImportError`` where torchcfm or torchdiffeq is not installed."""
+    """Train ``name`` both ways, ``seeds`` times, and judge ``samples`` chunks of each half.
+
+    Raises ``ImportError`` where torchcfm or torchdiffeq is not installed.
+    """
     found: dict[str, list[float]] = {}
     for seed in range(seeds):
         for side, train, sample in (("ours", _train_ours, _sample_ours), ("theirs", _train_theirs, _sample_theirs)):

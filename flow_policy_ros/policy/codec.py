@@ -85,6 +85,11 @@ class Codec:
                 )
         own = network_shape([contract])
         self.shape = shape or own
+        if self.shape.horizon != own.horizon:
+            raise ValueError(
+                f"the contract of robot '{contract.robot}' has a horizon of {own.horizon}, expected {self.shape.horizon}, which "
+                "the network has."
+            )
         for field in ("state", "action", "tokens", "channels"):
             if getattr(self.shape, field) < getattr(own, field):
                 raise ValueError(

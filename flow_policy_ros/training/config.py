@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +16,22 @@ class TrainError(ValueError):
     """Training that cannot start; one paragraph with the remedy."""
 
 
+class DivergedError(TrainError):
+    """Training that went wrong on the way; what was saved before is kept."""
+
+
 def require_at_least(config: object, least: float, *names: str) -> None:
     """Raise ``TrainError`` for the first of the options that is lower, or NaN."""
     for name in names:
-        if not getattr(config, name) >= least:
-            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected at least {least}.")
+        if not least <= getattr(config, name) < math.inf:
+            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected at least {least}, and finite.")
 
 
 def require_above(config: object, bound: float, *names: str) -> None:
     """Raise ``TrainError`` for the first of the options that is not above ``bound``."""
     for name in names:
-        if not getattr(config, name) > bound:
-            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected more than {bound}.")
+        if not bound < getattr(config, name) < math.inf:
+            raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected more than {bound}, and finite.")
 
 
 def require_fraction(config: object, *names: str) -> None:
@@ -34,6 +39,9 @@ def require_fraction(config: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < 1:
             raise TrainError(f"{_option(name)} is {getattr(config, name)}, expected at least 0 and less than 1.")
+
+
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +87,8 @@ class LoopConfig:
         require_at_least(self, 0, "warmup", "weight_decay", "seed")
         require_above(self, 0, "lr", "grad_clip")
         require_fraction(self, "ema_decay")
+        if self.threads > MOST_THREADS:
+            raise TrainError(f"--threads is {self.threads}, expected at most {MOST_THREADS}.")
         if self.stop_at is not None and self.stop_at < 1:
             raise TrainError(f"--stop-at is {self.stop_at}, expected at least 1.")
 
@@ -114,7 +124,7 @@ class TrainConfig(LoopConfig):
     normalisation: Literal["mean_std", "quantile"] = "mean_std"
     """How observations and actions are scaled."""
     time_sampler: str = "uniform"
-    """Training times: uniform, beta (pi0), groot_n1, groot_n16 or logit_normal."""
+    """Training times: uniform, beta (pi0), groot_n1, groot_n16, logit_normal, or from_noise (mostly t = 0)."""
     coupling: str = "independent"
     """How noise and chunks are paired in a batch: independent or optimal_transport."""
     solver: str = "euler"
@@ -144,7 +154,7 @@ class TrainConfig(LoopConfig):
         if not self.data:
             raise TrainError("--data names no folder, expected at least one with episodes (*.npz).")
         require_at_least(self, 1, "horizon")
-        require_at_least(self, 0, "delay_min", "joint_noise", "feature_noise", "prefix")
+        require_at_least(self, 0, "delay_min", "delay_max", "joint_noise", "feature_noise", "prefix")
         require_above(self, 0, "chunk_dt")
         require_fraction(self, "validation", "feature_dropout", "condition_dropout")
         if self.delay_max < self.delay_min:

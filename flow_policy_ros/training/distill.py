@@ -26,7 +26,7 @@ from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import DistillConfig, LoopConfig, TrainConfig, TrainError, check_same_run
 from flow_policy_ros.training.data import TrainingData, load_training_data
 from flow_policy_ros.training.gates import Gate, check_pairs, check_times, require
-from flow_policy_ros.training.loop import Loop, Share, TrainResult, keyed, refuse_overwriting
+from flow_policy_ros.training.loop import Loop, LossArguments, Share, TrainResult, keyed, refuse_overwriting
 from flow_policy_ros.training.pairs import (
     BLOCK,
     SHARD,
@@ -201,7 +201,7 @@ class Reflow:
         """See ``Lesson``."""
         return self._epoch, self._batch
 
-    def loss_arguments(self, step: int, share: Share) -> tuple[object, ...]:
+    def loss_arguments(self, step: int, share: Share) -> LossArguments:
         """See ``Lesson``."""
         size = min(self.config.batch, len(self._order))
         if (self._batch + 1) * size > len(self._order):

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
+from flow_policy_ros.models.conditioning import Conditioning
 from flow_policy_ros.policy.checkpoint import WEIGHTS
 from flow_policy_ros.policy.flow_model import FlowModel
-from flow_policy_ros.training.config import LoopConfig, TrainError
+from flow_policy_ros.training.config import DivergedError, LoopConfig, TrainError
 from flow_policy_ros.training.ema import Ema
 from flow_policy_ros.training.progress import InterruptFlag, ProgressBar
 from flow_policy_ros.training.state import Progress, has_state, load_state, save_state
@@ -59,6 +60,10 @@ class Share:
         return slice(self.rank, None, self.count)
 
 
+LossArguments = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Conditioning, torch.Tensor]
+"""Of ``FlowModel.pair_loss``: noise, chunks, times, observation, mask."""
+
+
 class Lesson(Protocol):
     """What is learned. Randomness must be keyed by ``step`` and the share's rank: no generator lives across steps."""
 
@@ -70,7 +75,7 @@ class Lesson(Protocol):
     def position(self) -> tuple[int, int]:
         """(epoch, batch) of the next batch."""
 
-    def loss_arguments(self, step: int, share: Share) -> tuple[object, ...]:
+    def loss_arguments(self, step: int, share: Share) -> LossArguments:
         """What the (wrapped) model is called with; the call returns the loss. Seeds torch for the call."""
 
     def validate(self, averaged: FlowModel) -> dict[str, float]:
@@ -124,6 +129,7 @@ class Loop:
         self.raw_optimizer = optimizer
         lesson.open(progress.epoch, progress.batch)
         self.validation: dict[str, float] = {}
+        self.samples = 0  # seen by all processes in this run
 
     def run(self, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
         """Train to the end, to ``stop_at``, or to an interruption: Ctrl-C, or ``interrupted()`` true after a step."""
@@ -143,12 +149,15 @@ class Loop:
                         writer.add_scalar("loss/train", loss, self.step)
                         writer.add_scalar("lr", learning_rate(config, self.step), self.step)
                 paused = time.perf_counter()
+                if self.step % config.save_every == 0:
+                    self._require_finite(losses)
                 if self.step % config.validate_every == 0 and self.step < last:
                     self._validate(writer)
                 if self.step % config.save_every == 0 and self.step < last:
                     self._save()
                 validating += time.perf_counter() - paused
             seconds = time.perf_counter() - begin - validating
+            self._require_finite(losses)
             self._validate(writer)
             self._save()
             finished = self.step >= last
@@ -158,7 +167,7 @@ class Loop:
             writer.close()
         return TrainResult(
             steps=self.step,
-            samples_per_s=(self.step - first) * config.batch / max(seconds, 1e-9),
+            samples_per_s=self.samples / max(seconds, 1e-9),
             loss=float(torch.stack(losses).mean()) if losses else float("nan"),
             validation=self.validation,
             checkpoint=str(config.out),
@@ -169,6 +178,7 @@ class Loop:
         """One optimiser step."""
         config, accelerator = self.config, self.accelerator
         arguments = self.lesson.loss_arguments(self.step, self.share)
+        self.samples += len(arguments[0]) * self.share.count
         for group in self.raw_optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -181,6 +191,14 @@ class Loop:
         self.ema.update(self.model, self.step)
         result: torch.Tensor = loss.detach()
         return result
+
+    def _require_finite(self, losses: list[torch.Tensor]) -> None:
+        """Raise ``DivergedError`` before anything that holds NaN is saved."""
+        if losses and not torch.isfinite(torch.stack(losses)).all():
+            raise DivergedError(
+                f"the loss became NaN or Inf within the last {len(losses)} steps before step {self.step}; nothing was saved since "
+                "the last checkpoint. Use a lower --lr (or a lower --weight-decay), or --precision fp32."
+            )
 
     def _validate(self, writer: SummaryWriter | None) -> None:
         self.validation = self.lesson.validate(self.ema.model)

@@ -73,7 +73,8 @@ def load_state(
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainError(
-            f"training state in {folder} cannot be used ({error}). Remove the folder to begin anew."
+            f"training state in {folder} cannot be used ({' '.join(str(error).split())[:300]}). Give the data and options that the "
+            "run began with; or another --out to begin anew."
         ) from error
     return progress
 

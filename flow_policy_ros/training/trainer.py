@@ -13,7 +13,7 @@ from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import TrainConfig
 from flow_policy_ros.training.data import TrainingData, load_training_data
-from flow_policy_ros.training.loop import Loop, Share, TrainResult, keyed, refuse_overwriting
+from flow_policy_ros.training.loop import Loop, LossArguments, Share, TrainResult, keyed, refuse_overwriting
 from flow_policy_ros.training.readme import checkpoint_readme
 from flow_policy_ros.training.validation import validate
 
@@ -52,7 +52,7 @@ class FlowMatching:
         """See ``Lesson``."""
         return self._epoch, self._batch
 
-    def loss_arguments(self, step: int, share: Share) -> tuple[object, ...]:
+    def loss_arguments(self, step: int, share: Share) -> LossArguments:
         """See ``Lesson``."""
         generator = np.random.default_rng([self.config.seed, step, share.rank, 4])
         parts = [(number, augment(batch, self.config, generator)) for number, batch in self._next()]
