@@ -109,8 +109,8 @@ class SelfAttentionBlock(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.attended = nn.Linear(width, width)
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
+        self.up = he_init(nn.Linear(width, expansion * width))
+        self.down = he_init(nn.Linear(expansion * width, width))
 
     def forward(self, h: torch.Tensor, factors: Factors) -> torch.Tensor:
         """h (B, N, width) to the next h."""

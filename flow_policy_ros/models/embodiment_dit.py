@@ -26,7 +26,7 @@ from flow_policy_ros.models.attention import (
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.models.embeddings import SinusoidalTime, discretised
 from flow_policy_ros.models.embodiment import ActionEncoder, CategoryMLP, SelectedActionEncoder, SelectedMLP
-from flow_policy_ros.models.network import VelocityNetwork, he_init, zero_init
+from flow_policy_ros.models.network import VelocityNetwork, zero_init
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,7 @@ class EmbodimentDiT(VelocityNetwork):
         self.time = nn.Sequential(nn.Linear(config.time_width, config.time_width), nn.SiLU())
         self.time_modulation = open_gates(zero_init(nn.Linear(config.time_width, (12 * config.pairs + 2) * width)), width)
         self.cross = nn.ModuleList(CrossAttentionBlock(width, config.expansion, k) for k in range(config.pairs))
-        within = [SelfAttentionBlock(width, config.heads, config.expansion) for _ in range(config.pairs)]
-        for block in within:
-            he_init(block.up)
-            he_init(block.down)
-        self.within = nn.ModuleList(within)
+        self.within = nn.ModuleList(SelfAttentionBlock(width, config.heads, config.expansion) for _ in range(config.pairs))
 
     def _condition(self, observation: Conditioning) -> ChunkCache:
         state = self.state_encoder.select(observation.embodiment)(observation.state[:, None, :])
