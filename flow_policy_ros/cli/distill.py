@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if TYPE_CHECKING:
     from flow_policy_ros.training.config import DistillConfig
-    from flow_policy_ros.training.distill import Distilled
+    from flow_policy_ros.training.distill import Teacher
 
 HELP = "distil a policy to one solver step (reflow)"
 REPORT = "distillation.json"
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if distilled.result is not None:
         figures |= asdict(distilled.result) | {"finished": distilled.finished}
     if distilled.finished:
-        figures["report"] = figures_of(arguments.config, distilled)
+        figures["report"] = figures_of(arguments.config, distilled.teacher)
         if arguments.task:
             figures["success"] = success_of(arguments.config, arguments.task, arguments.episodes, arguments.first_seed)
         text = json.dumps(figures, indent=2) + "\n"
@@ -83,13 +83,12 @@ def require_measurable(config: "DistillConfig", task: str, episodes: int, seed: 
     load(select(task, "state", config.teacher, None, None, steps=config.teacher_steps, policy_seed=seed), "none")
 
 
-def figures_of(config: "DistillConfig", distilled: "Distilled") -> dict[str, Any]:
+def figures_of(config: "DistillConfig", teacher: "Teacher") -> dict[str, Any]:
     """The report on the finished student, with chunk latencies."""
     from flow_policy_ros.policy.flow_policy import FlowPolicy
-    from flow_policy_ros.training.distill import DEPLOYED_STEPS, Teacher
+    from flow_policy_ros.training.distill import DEPLOYED_STEPS
     from flow_policy_ros.training.distill_report import chunk_latency_ms, report
 
-    teacher = Teacher.load(config.teacher, config.data)
     robot = teacher.checkpoint.codecs[0].contract.robot
     student = FlowPolicy.load(config.out, robot=robot)
     figures = report(teacher, student.model, config.teacher_steps)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.flow.shapes import chunk_mask, require_shape
 
 
 class Coupling(Protocol):
@@ -73,8 +73,4 @@ def _real(noise: torch.Tensor, actions: torch.Tensor, mask: torch.Tensor) -> tor
     if actions.ndim != 3:
         raise ValueError(f"actions have shape {tuple(actions.shape)}, expected (B, H, A).")
     require_shape("noise", noise, tuple(actions.shape))
-    if mask.ndim == 2:
-        require_shape("mask", mask, tuple(actions.shape[:2]))
-        mask = mask[:, :, None].expand_as(actions)
-    require_shape("mask", mask, tuple(actions.shape))
-    return mask.bool()
+    return chunk_mask(mask, tuple(actions.shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.flow.shapes import chunk_mask, require_shape
 
 
 def masked_mse(predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -16,11 +16,7 @@ def masked_mse(predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
     if target.ndim != 3:
         raise ValueError(f"target has shape {tuple(target.shape)}, expected (B, H, A).")
     require_shape("predicted", predicted, tuple(target.shape))
-    if mask.ndim == 2:
-        require_shape("mask", mask, tuple(target.shape[:2]))
-        mask = mask[:, :, None].expand_as(target)
-    require_shape("mask", mask, tuple(target.shape))
-    keep = mask.bool()
+    keep = chunk_mask(mask, tuple(target.shape))
     # where() and not a product: a padded entry may hold anything, and NaN * 0 is NaN.
     squared = torch.where(keep, predicted - target, 0.0).square()
     return squared.sum() / keep.sum().clamp(min=1)

@@ -11,6 +11,15 @@ def require_shape(field: str, tensor: torch.Tensor, expected: tuple[int, ...]) -
         raise ValueError(f"{field} has shape {tuple(tensor.shape)}, expected {expected}.")
 
 
+def chunk_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """``mask`` (B, H) for whole steps or (B, H, A), bool or 0/1, as bool of ``shape`` (B, H, A). Raises ``ValueError``."""
+    if mask.ndim == 2:
+        require_shape("mask", mask, shape[:2])
+        mask = mask[:, :, None].expand(shape)
+    require_shape("mask", mask, shape)
+    return mask.bool()
+
+
 def require_time(t: torch.Tensor, x: torch.Tensor) -> None:
     """Times are (B,), or (B, H) for one time per step, for x (B, H, A). Raises ``ValueError``."""
     if t.shape != x.shape[:1] and t.shape != x.shape[:2]:

@@ -19,7 +19,7 @@ from flow_policy_ros.flow.guidance import guided_velocity
 from flow_policy_ros.flow.losses import masked_mse
 from flow_policy_ros.flow.paths import straight_path
 from flow_policy_ros.flow.prefix import CleanPrefix, draw_prefix, times_with_prefix
-from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.flow.shapes import chunk_mask, require_shape
 from flow_policy_ros.flow.solvers import Solver, SolveResult, Velocity, make_solver
 from flow_policy_ros.flow.time_samplers import make_time_sampler
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
@@ -206,12 +206,7 @@ class FlowModel(nn.Module):
 
     def real_mask(self, mask: torch.Tensor, observation: Conditioning) -> torch.Tensor:
         """``mask`` (B, H) or (B, H, A) as (B, H, A) bool, false on padded dimensions. Raises ``ValueError``."""
-        batch, (horizon, action) = len(observation), (self.shape.horizon, self.shape.action)
-        if mask.ndim == 2:
-            require_shape("mask", mask, (batch, horizon))
-            mask = mask[:, :, None].expand(batch, horizon, action)
-        require_shape("mask", mask, (batch, horizon, action))
-        mask = mask.bool()
+        mask = chunk_mask(mask, (len(observation), self.shape.horizon, self.shape.action))
         real = self._real(observation.embodiment)
         return mask if real is None else mask & real
 

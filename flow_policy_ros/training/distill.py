@@ -53,8 +53,10 @@ CHECKED_SHARDS = 16
 
 @dataclass(frozen=True)
 class Distilled:
-    """``result`` of the last stage, every ``gates`` passed; ``finished`` False when interrupted, or stopped, in any stage."""
+    """Whose student; ``result`` of the last stage; ``gates`` passed; ``finished`` False when interrupted, or stopped, in any
+    stage."""
 
+    teacher: Teacher
     result: TrainResult | None
     gates: tuple[Gate, ...]
     finished: bool
@@ -135,7 +137,7 @@ def distill(
     for _, stage in stages:
         refuse_other_teacher(stage, info)
     if not _make(teacher, folder, info, interrupted):
-        return Distilled(None, tuple(gates), False)
+        return Distilled(teacher, None, tuple(gates), False)
     gates += check_stored(teacher, folder, info)
     require(gates)
     pairs = read_pairs(folder, info)
@@ -150,12 +152,12 @@ def distill(
         loop = Loop(stage, lesson)
         result = loop.run(interrupted)
         if result.steps < stage.steps:
-            return Distilled(result, tuple(gates), False)
+            return Distilled(teacher, result, tuple(gates), False)
         averaged = as_stored(loop.ema.model, stage.store)
         gates += check_deployment(averaged, teacher.checkpoint.codecs, stage.out, batch, f"{sampler} student")
         require(gates)
         student, source = load_checkpoint(stage.out).model, stage.out
-    return Distilled(result, tuple(gates), True)
+    return Distilled(teacher, result, tuple(gates), True)
 
 
 def refuse_other_options(stage: LoopConfig) -> None:
