@@ -36,7 +36,10 @@ setup(
         *shared("samples"),
     ],
     install_requires=["setuptools", "numpy", "PyYAML"],  # the rest by part: requirements/
-    extras_require={"test": ["pytest"]},  # what colcon asks for
+    extras_require={
+        "test": ["pytest"],  # what colcon asks for
+        "collision": ["pin>=4.1,<5"],  # safety.collision; needs numpy 2
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

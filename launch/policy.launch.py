@@ -41,6 +41,12 @@ ARGUMENTS = [
         choices=["true", "false"],
         description="Act on the ticks of a simulation that waits, instead of on timers.",
     ),
+    DeclareLaunchArgument(
+        "managed",
+        default_value="false",
+        choices=["true", "false"],
+        description="true: the command node waits for a lifecycle manager; false: it configures and activates itself.",
+    ),
 ]
 
 
@@ -54,7 +60,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "use_sim_time": given["use_sim_time"] == "true",
     }
     checkpoint = resources.checkpoint(given["checkpoint"] or f"{robot.name}_{given['observation']}")
-    own = {"policy_node": {"policy.checkpoint": str(checkpoint)}, "command_node": {}}
+    own = {"policy_node": {"policy.checkpoint": str(checkpoint)}, "command_node": {"managed": given["managed"] == "true"}}
     if given["observation"] == "camera":
         detector = resources.checkpoint(given["detector"] or f"{robot.name}_detector")
         own["perception_node"] = {"perception.detector": str(detector)}

@@ -40,12 +40,15 @@ ARGUMENTS = [
         choices=["true", "false"],
         description="Take time from /clock, which the simulated robot publishes in lockstep.",
     ),
+    DeclareLaunchArgument(
+        "managed", default_value="false", choices=["true", "false"], description="As in policy.launch.py."
+    ),
     DeclareLaunchArgument("seed", default_value="0", description="Seed of the first episode."),
     DeclareLaunchArgument(
         "policy", default_value="true", choices=["true", "false"], description="Start the policy's nodes too."
     ),
 ]
-PASSED_ON = ("robot", "observation", "checkpoint", "detector", "namespace", "lockstep", "use_sim_time")
+PASSED_ON = ("robot", "observation", "checkpoint", "detector", "namespace", "lockstep", "use_sim_time", "managed")
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:

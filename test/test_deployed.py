@@ -12,7 +12,7 @@ from flow_policy_ros.policy.checkpoint import CheckpointError, save_checkpoint
 from flow_policy_ros.policy.deployed import DeadlinePolicy, deploy, measure_cost
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.runtime.parameters import ParameterError, PolicyParameters, from_flat
-from flow_policy_ros.runtime.policy_loop import PolicyLoop
+from flow_policy_ros.runtime.policy_loop import PolicyLoop, SampleRequest
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def test_deadline_is_measured_on_the_real_policy(parameters):
     assert deploy(replace(parameters, deadline_s=10.0), "hand").sample(make_observation(), 10, 1)[1] == 10
     tight = deploy(replace(parameters, deadline_s=1e-6), "hand")
     loop = PolicyLoop(tight, replace(parameters, deadline_s=1e-6))
-    assert {loop.infer(make_observation(stamp=k)).nfe for k in range(3)} == {1}
+    assert {loop.infer(SampleRequest(make_observation(stamp=k), 10, 0)).nfe for k in range(3)} == {1}
     cost = measure_cost(FlowPolicy.load(parameters.checkpoint))
     assert cost.per_evaluation_s > 0 and cost.seconds(8) > cost.seconds(1)
 

@@ -1,4 +1,4 @@
-"""The guard's states: which changes exist, and how faults latch."""
+"""The guard's states: which changes exist, and how faults latch (safety invariant 4)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def test_a_fault_latches_from_every_state_until_reset(state: GuardState) -> None
 
 def test_a_fault_needs_a_known_name() -> None:
     guard = Guard()
-    with pytest.raises(ValueError, match=FAULTS[0]):
+    with pytest.raises(ValueError, match="stale_joint_state"):
         guard.latch("bad_mood", "", 0)
     assert guard.state is GuardState.INACTIVE
+
+
+def test_every_fault_can_be_latched_and_says_when_it_is() -> None:
+    guard = Guard()
+    for stamp, (name, meaning) in enumerate(FAULTS.items()):
+        guard.latch(name, f"detail {stamp}", stamp)
+        assert meaning.endswith(".")
+    assert [fault.name for fault in guard.faults] == list(FAULTS)
+    assert guard.counts == dict.fromkeys(FAULTS, 1)

@@ -14,7 +14,7 @@ from flow_policy_ros.runtime.parameters import BLOCKS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("policy", "sim")}
-ARGUMENTS = {"robot", "checkpoint", "detector", "observation", "namespace", "use_sim_time", "lockstep"}
+ARGUMENTS = {"robot", "checkpoint", "detector", "observation", "namespace", "use_sim_time", "lockstep", "managed"}
 ROS_OWN = {"robot_file", "use_sim_time"}
 
 

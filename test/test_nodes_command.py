@@ -83,8 +83,8 @@ def test_follows_a_chunk_and_refuses_odd_ones(launcher: Launcher, ears: Ears, tm
     executed.wait_for()
     ears.connected(chunks)
 
-    # The end is held for 30 s, so that the chunk is not over before a busy machine delivers it.
-    ramp = np.minimum(0.04 * np.arange(300), 0.1)[:, None] * [1.0, -1.0]
+    # The end is held for 25 s, so that the chunk is not over before a busy machine delivers it.
+    ramp = np.minimum(0.04 * np.arange(250), 0.1)[:, None] * [1.0, -1.0]
     step_ns = 100_000_000
     sound = chunk_to_message(Chunk(from_time(executed.messages[-1].header.stamp), step_ns, JOINTS, ramp))
     strangers = chunk_to_message(Chunk(ears.now(), step_ns, ("shoulder", "nose"), ramp + 1.0))

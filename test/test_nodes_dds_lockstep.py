@@ -70,8 +70,9 @@ def untrained_policy(folder: Path, robot: Robot, detector: dict[str, object]) ->
     return folder
 
 
+@pytest.mark.parametrize("mode", ["receding", "rtc"])
 def test_the_nodes_give_what_one_process_gives(
-    launcher: Launcher, ears: Ears, tmp_path: Path, root: Path
+    launcher: Launcher, ears: Ears, tmp_path: Path, root: Path, mode: str
 ) -> None:
     torch.set_num_threads(1)
     robot_file = root / "config/robots/adroit_door.yaml"
@@ -86,7 +87,9 @@ def test_the_nodes_give_what_one_process_gives(
     episode = {"sim__seed": 11, "sim__episode": 3, "sim__steps": STEPS}
     detector = {"perception__detector": tmp_path / "detector", "perception__confidence": CONFIDENCE}
     launcher.node("sim_node", robot_file, sim__task="door", **episode, **lockstep)
-    launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, policy__seed=7, **delayed)
+    chosen = {"policy.steps": 5, "policy.seed": 7, "policy.mode": mode, "policy.rate_hz": 30.0}
+    flags = {name.replace(".", "__"): value for name, value in chosen.items()}
+    launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, **flags, **delayed)
     launcher.node("command_node", robot_file, **delayed)
     executed = ears.listen(JointStateMsg, "command/executed")
     chunk_info = ears.listen(DiagnosticStatus, "policy/chunk_info")
@@ -98,7 +101,7 @@ def test_the_nodes_give_what_one_process_gives(
     # Only now, so that the episode has begun while nobody takes its first image.
     launcher.node("perception_node", robot_file, **detector, **lockstep)
 
-    chosen = {**robot.parameters, "policy.steps": 2, "policy.seed": 7}
+    chosen = {**robot.parameters, **chosen}
     policy_parameters = from_flat(PolicyParameters, "policy", chosen)
     stack = Stack(
         PolicyLoop(FlowPolicy.load(checkpoint), policy_parameters),
@@ -119,6 +122,9 @@ def test_the_nodes_give_what_one_process_gives(
     assert len(chunk_info.messages) == expected.chunks
     seen = [int(values(info)["observation.detections"]) for info in chunk_info.messages]
     assert all(stamp > 0 for stamp in seen) and seen == sorted(seen)
+    assert {values(info)["mode"] for info in chunk_info.messages} == {mode}
+    continued = [values(info)["continued"] == "True" for info in chunk_info.messages]
+    assert not continued[0] and any(continued) == (mode == "rtc")
 
 
 def test_a_checkpoint_for_another_robot_is_refused(launcher: Launcher, tmp_path: Path, root: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from flow_policy_ros.runtime.buffers import Stale
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.runtime.joint_order import BadInput
-from flow_policy_ros.runtime.parameters import PolicyParameters
-from flow_policy_ros.runtime.policy_loop import PolicyLoop
-from flow_policy_ros.runtime.types import Chunk, Features, JointState, Observation
+from flow_policy_ros.runtime.parameters import ParameterError, PolicyParameters
+from flow_policy_ros.runtime.policy_loop import PolicyLoop, SampleRequest
+from flow_policy_ros.runtime.types import Chunk, Execution, Features, JointState, Observation, Plan, Setpoint
 
 MS = 1_000_000
 CONTRACT = Contract("toy", ("a", "b"), ("b", "a"), 10 * MS, 3, (StreamContract("eye", 1, 2, {}),))
@@ -30,6 +30,14 @@ class Recorder:
     def sample(self, observation: Observation, steps: int, seed: int):
         self.asked.append((observation, steps, seed))
         return self.answer, steps
+
+
+class Counter(Recorder):
+    """Answers otherwise each time."""
+
+    def sample(self, observation: Observation, steps: int, seed: int):
+        answer, nfe = super().sample(observation, steps, seed)
+        return answer + len(self.asked), nfe
 
 
 def feed(loop: PolicyLoop, now: int) -> None:
@@ -152,16 +160,56 @@ def test_a_bad_sample_never_becomes_a_chunk(answer, named) -> None:
     assert isinstance(result, Stale) and "policy output" in result.reason and named in result.reason
 
 
-def test_observe_and_infer_are_the_two_halves_of_step() -> None:
-    halves, whole = (PolicyLoop(Recorder(), PolicyParameters()) for _ in range(2))
-    for loop in (halves, whole):
-        feed(loop, 0)
-    observation = halves.observe(5)
-    assert isinstance(observation, Observation) and not halves.due(5)
-    first, second = halves.infer(observation), whole.step(5)
-    assert isinstance(first, Chunk) and isinstance(second, Chunk)
-    assert np.array_equal(first.positions, second.positions)
-    assert replace(first, positions=second.positions) == second
+@pytest.mark.parametrize("mode", ["receding", "ensemble"])
+def test_observe_infer_and_finish_are_the_parts_of_step(mode: str) -> None:
+    parts, whole = (PolicyLoop(Counter(), PolicyParameters(mode=mode)) for _ in range(2))
+    for now in (0, 100 * MS):
+        for loop in (parts, whole):
+            feed(loop, now)
+        request = parts.observe(now + 5)
+        assert isinstance(request, SampleRequest) and not parts.due(now + 5)
+        raw, second = parts.infer(request), whole.step(now + 5)
+        assert isinstance(raw, Chunk) and isinstance(second, Chunk)
+        first = parts.finish(raw)
+        assert np.array_equal(first.positions, second.positions)
+        assert replace(first, positions=second.positions) == second
+
+
+def test_a_busy_policy_is_not_due() -> None:
+    loop = PolicyLoop(Recorder(), PolicyParameters(rate_hz=10.0))
+    taken = []
+    for now in range(0, 600 * MS, 10 * MS):
+        if loop.due(now):
+            feed(loop, now)
+            loop.step(now)
+            loop.occupy(now + (135 * MS if len(taken) < 2 else 5 * MS))
+            taken.append(now // MS)
+    assert taken == [0, 140, 280, 300, 400, 500]  # late, then on the old grid again
+    loop.occupy(10_000 * MS)
+    loop.reset()
+    assert loop.due(600 * MS)
+
+
+def test_a_mode_that_the_policy_cannot_do_is_refused_by_name_and_changes_nothing() -> None:
+    with pytest.raises(ParameterError, match=r"policy.mode is 'rtc', but .* use receding or ensemble"):
+        PolicyLoop(Recorder(), PolicyParameters(mode="rtc"))
+    policy = Recorder()
+    loop = PolicyLoop(policy, PolicyParameters(steps=7))
+    with pytest.raises(ParameterError, match="'rtc_trained'"):
+        loop.update(PolicyParameters(mode="rtc_trained", steps=8))
+    feed(loop, 0)
+    chunk = loop.step(0)
+    assert isinstance(chunk, Chunk) and policy.asked[0][1] == 7
+    assert chunk.execution == Execution("receding")
+
+
+def test_bad_news_of_what_was_executed_are_raised_and_counted() -> None:
+    loop = PolicyLoop(Recorder(), PolicyParameters())
+    with pytest.raises(BadInput):
+        loop.on_setpoint(Setpoint(0, ("a",), np.zeros(1), np.zeros(1), np.zeros(1)), 0)
+    with pytest.raises(BadInput):
+        loop.on_plan(Plan(0, MS, ("b", "a"), np.full((2, 2), np.nan), 0), 0)
+    assert loop.rejections == {"executed_names": 1, "plan_not_finite": 1} and loop.delay is None
 
 
 def test_bad_inputs_are_raised_and_counted() -> None:

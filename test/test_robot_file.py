@@ -146,6 +146,14 @@ def test_shipped_robot_files_load_with_their_parameters_and_cite_their_limits(pa
     assert set(robot.parameters) == known
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_jerk_limits_allow_full_acceleration_within_a_control_step_as_the_actuators_do(path) -> None:
+    """Averaging over 2 A / (J T) set-points keeps the jerk: one for the pen, whose expert flicks, two for the others."""
+    limits = load_robot(path).limits
+    averaged = np.ceil(2 * limits.acceleration / (limits.jerk * 0.01))
+    assert set(averaged) == ({1.0} if "pen" in path.stem else {2.0})
+
+
 EYE = StreamContract("eye", 2, 3, {"model": "x"})
 CONTRACT = Contract("toy", ("wrist", "thumb"), ("thumb", "wrist"), 10, 4, (EYE,))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,13 +29,17 @@ from flow_policy_ros.ros.messages import (
     chunk_info,
     chunk_to_message,
     command_from_message,
+    executed_to_message,
     from_time,
     joint_state_from_message,
     joint_state_to_message,
+    plan_from_message,
+    plan_to_message,
+    setpoint_from_executed,
     setpoint_to_message,
     to_time,
 )
-from flow_policy_ros.runtime.types import Chunk, Features, JointState, Setpoint
+from flow_policy_ros.runtime.types import Chunk, Execution, Features, JointState, Plan, Setpoint
 
 STAMPS = st.integers(0, (2**31 - 1) * 10**9)
 NAMES = ("b", "a", "c")
@@ -76,6 +82,38 @@ def test_chunk_info_names_what_the_chunk_was_made_from() -> None:
     pairs = {pair.key: pair.value for pair in chunk_info(chunk, 1.5).values}
     assert pairs["stamp"] == "7" and pairs["nfe"] == "4" and pairs["seed"] == "9"
     assert pairs["observation.detections"] == "3" and float(pairs["duration_ms"]) == 1.5
+    assert "mode" not in pairs
+    chunk = replace(chunk, execution=Execution("rtc", True, 3, 5, ("delay",)))
+    pairs = {pair.key: pair.value for pair in chunk_info(chunk, 1.5).values}
+    kept = [pairs[key] for key in ("mode", "continued", "delay_steps", "execute_steps", "clamped")]
+    assert kept == ["rtc", "True", "3", "5", "delay"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(STAMPS, STAMPS, st.integers(1, 10**9), st.integers(2, 40))
+def test_plan_round_trip_is_exact(stamp: int, chunk_stamp: int, dt_ns: int, rows: int) -> None:
+    positions = np.random.default_rng(rows).normal(size=(rows, 3))
+    plan = plan_from_message(over_the_wire(plan_to_message(Plan(stamp, dt_ns, NAMES, positions, chunk_stamp))))
+    assert (plan.stamp, plan.dt_ns, plan.names, plan.chunk_stamp) == (stamp, dt_ns, NAMES, chunk_stamp)
+    assert plan.positions.tobytes() == positions.tobytes()
+
+
+def test_malformed_plans_are_named() -> None:
+    message = plan_to_message(Plan(5, 10, NAMES, np.zeros((3, 3)), 4))
+    message.header.frame_id = "base_link"
+    with pytest.raises(MessageError, match="frame_id 'base_link', expected the stamp of a chunk"):
+        plan_from_message(message)
+    with pytest.raises(MessageError, match="plan has 0 points"):
+        plan_from_message(JointTrajectory())
+
+
+def test_executed_round_trip() -> None:
+    sent = Setpoint(42, NAMES, np.array([2.0, 1.0, 3.0]), np.array([0.1, 0.2, 0.3]), np.zeros(3))
+    back = setpoint_from_executed(over_the_wire(executed_to_message(sent)))
+    assert (back.stamp, back.names) == (42, NAMES) and np.isnan(back.acceleration).all()
+    assert back.position.tolist() == [2.0, 1.0, 3.0] and back.velocity.tolist() == [0.1, 0.2, 0.3]
+    with pytest.raises(MessageError, match="no velocities"):
+        setpoint_from_executed(JointStateMsg(name=["a"], position=[0.0]))
 
 
 def test_joint_state_round_trip() -> None:

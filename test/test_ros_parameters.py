@@ -86,6 +86,24 @@ def test_changes_are_all_or_nothing(context: rclpy.Context, tmp_path: Path) -> N
     assert parameters.block(PolicyParameters) == after and changes == [("policy", after)]
 
 
+def test_what_bounds_cannot_tell_is_judged_before_anything_changes(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    changes: list[object] = []
+
+    def judge(prefix: str, block: Any) -> None:
+        if block.steps > 5:
+            raise ParameterError("too many steps for this checkpoint.")
+
+    parameters = NodeParameters(
+        node, load_robot(write_robot(tmp_path)), ("policy",), lambda prefix, block: changes.append(block), judge
+    )
+    before = parameters.block(PolicyParameters)
+    refused = node.set_parameters_atomically([Parameter("policy.rate_hz", value=20.0), Parameter("policy.steps", value=6)])
+    assert not refused.successful and refused.reason == "too many steps for this checkpoint."
+    assert parameters.block(PolicyParameters) == before and not changes
+    assert node.set_parameters_atomically([Parameter("policy.steps", value=5)]).successful and len(changes) == 1
+
+
 def test_the_robot_file_must_be_given(context: rclpy.Context, tmp_path: Path) -> None:
     with pytest.raises(RobotFileError, match="robot_file is not set"):
         robot_of(make_node(context))

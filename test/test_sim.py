@@ -55,6 +55,17 @@ def test_stamps_follow_episode_and_step(simulated):
     assert simulated.stamp == 121_000_000_000 + CONTROL_STEP_NS == simulated.joint_state().stamp
 
 
+def test_effort_is_what_the_joints_own_actuator_exerts(simulated):
+    simulated.reset(seed=2, episode=0)
+    for _ in range(5):
+        simulated.step(simulated.robot.limits.upper)
+    data, effort = simulated.data, simulated.joint_state().effort
+    for actuator, name in enumerate(simulated.model.joint(j).name for j in simulated.model.actuator_trnid[:, 0]):
+        exerted = data.actuator_force[actuator] * simulated.model.actuator_gear[actuator, 0]
+        assert effort[simulated.robot.joints.index(name)] == pytest.approx(exerted, abs=1e-12)
+    assert np.abs(effort).max() > 0.1
+
+
 def test_same_seed_same_trajectory(simulated):
     def run() -> np.ndarray:
         simulated.reset(seed=7, episode=0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 
-HELP = "measure sampling, training, closed-loop success, and the flow maths against others"
+HELP = "measure sampling, training, closed-loop success, behaviour under delay, and the flow maths against others"
 BENCHES: dict[str, tuple[str, str]] = {
     "sampling": ("flow_policy_ros.cli.bench_sampling", "time of a whole chunk, per network or checkpoint and step count"),
     "training": ("flow_policy_ros.cli.bench_training", "training samples per second, per network"),
     "adroit": ("flow_policy_ros.cli.bench_adroit", "closed-loop success of checkpoints, per step count"),
+    "latency": ("flow_policy_ros.cli.bench_latency", "success and smoothness over inference delay, per mode and naively"),
+    "control": ("flow_policy_ros.cli.bench_control", "period error, stage time and memory of the command process, under load"),
     "flow": ("flow_policy_ros.cli.bench_flow", "sample quality on a toy, beside torchcfm with the same network"),
 }
 

@@ -42,10 +42,16 @@ class Arguments:
     """Robot file; default config/robots/adroit_<task>.yaml."""
     steps: int = 10
     """Solver steps per chunk."""
+    mode: Literal["receding", "ensemble", "rtc", "rtc_identity", "rtc_trained"] = "receding"
+    """How chunks follow each other: the newest replaces, predictions are averaged, or real-time chunking (exact, without
+    gradients, or as trained with --prefix)."""
     realtime: bool = False
     """Keep to the wall clock, with the delays that there really are, instead of lockstep with injected ones."""
     latency: str = "measured"
     """Lockstep: injected perception and inference delay: measured (on this machine, once), none, or a profile's path."""
+    inject: str = ""
+    """Disturbances, separated by commas: delay=0.2 (s, of inference), delay=0.02..0.08 (evenly between), spike=0.3@0.05 (s at a
+    probability), drop-chunks=0.1, drop-frames=0.2 (probabilities); drawn by seed, so that a run repeats."""
     limit_scale: float = 1.0
     """Factor on the robot file's velocity and acceleration limits."""
     control_steps: int = 200
@@ -66,6 +72,7 @@ def main(argv: list[str]) -> int:
 def demo(arguments: Arguments) -> int:
     """Run the episodes, show them as they go, write the folder."""
     import signal
+    from dataclasses import replace
 
     from rich.console import Console
 
@@ -75,6 +82,7 @@ def demo(arguments: Arguments) -> int:
     from flow_policy_ros.evaluation.setup import load, select
     from flow_policy_ros.evaluation.summary import print_summary, summarise
     from flow_policy_ros.ros.processes import handled
+    from flow_policy_ros.runtime.inject import Injection
     from flow_policy_ros.runtime.parameters import ParameterError
     from flow_policy_ros.sim.gl import choose_backend
 
@@ -89,6 +97,7 @@ def demo(arguments: Arguments) -> int:
         arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
     )  # fmt: skip
+    selection = replace(selection, mode=arguments.mode, injection=Injection.parse(arguments.inject))
     with console.status("loading the policy; on a machine's first run also measuring how long it takes"):
         loaded = load(selection, "none" if arguments.realtime else arguments.latency)
     display = Display(console, arguments)
@@ -105,6 +114,8 @@ def demo(arguments: Arguments) -> int:
         "task": arguments.task,
         "observation": arguments.observation,
         "steps": arguments.steps,
+        "mode": arguments.mode,
+        "inject": str(selection.injection),
         "limit_scale": arguments.limit_scale,
         "realtime": arguments.realtime,
         **summarise(

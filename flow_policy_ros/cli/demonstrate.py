@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +32,8 @@ class Arguments:
     """Standard deviation of the disturbance on the executed command, as a fraction of the command range."""
     noisy_fraction: float = 0.7
     """Fraction of the episodes that are disturbed, with --noise above zero."""
+    limit_scale: float = 1.0
+    """Factor on the robot file's velocity, acceleration and jerk limits; the one that the robot will run with."""
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +51,7 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.cli.outputs import make_folder
     from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.resources import robot_file
+    from flow_policy_ros.runtime.parameters import CommandParameters, check
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
@@ -56,6 +59,8 @@ def record(arguments: Arguments) -> int:
 
     try:
         robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
+        scale = check(CommandParameters, "limit_scale", arguments.limit_scale, "command.")
+        robot = replace(robot, limits=robot.limits.scaled(scale))
         simulated = AdroitRobot(arguments.task, robot)
         expert = Expert(arguments.expert, arguments.task)
     except (SimError, RobotFileError) as error:

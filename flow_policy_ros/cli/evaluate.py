@@ -44,10 +44,14 @@ class Arguments:
     """Scale of classifier-free guidance; other than 1 needs a checkpoint trained with --condition-dropout."""
     deadline_ms: float = 0.0
     """As many solver steps as fit this time (ms), measured at start, and no more than --steps; 0 for no deadline."""
-    mode: Literal["receding"] = "receding"
-    """How chunks are executed."""
+    mode: Literal["receding", "ensemble", "rtc", "rtc_identity", "rtc_trained"] = "receding"
+    """How chunks follow each other: the newest replaces, predictions are averaged, or real-time chunking (exact, without
+    gradients, or as trained with --prefix)."""
     latency: str = "measured"
     """Injected perception and inference delay: measured (on this machine, once), none, or a profile's path."""
+    inject: str = ""
+    """Disturbances, separated by commas: delay=0.2 (s, of inference), delay=0.02..0.08 (evenly between), spike=0.3@0.05 (s at a
+    probability), drop-chunks=0.1, drop-frames=0.2 (probabilities); drawn by seed, so that a run repeats."""
     limit_scale: float = 1.0
     """Factor on the robot file's velocity and acceleration limits."""
     control_steps: int = 200
@@ -76,6 +80,7 @@ def evaluate(arguments: Arguments) -> int:
     from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.evaluation.setup import select
     from flow_policy_ros.evaluation.summary import print_summary
+    from flow_policy_ros.runtime.inject import Injection
     from flow_policy_ros.runtime.parameters import ParameterError, SimParameters, check
 
     if arguments.episodes < 1:
@@ -89,12 +94,13 @@ def evaluate(arguments: Arguments) -> int:
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
     )
     selection = replace(
-        selection, solver=arguments.solver, guidance_scale=arguments.guidance, deadline_s=arguments.deadline_ms * 1e-3
+        selection, solver=arguments.solver, guidance_scale=arguments.guidance, deadline_s=arguments.deadline_ms * 1e-3,
+        mode=arguments.mode, injection=Injection.parse(arguments.inject),
     )
     start = time.monotonic()
     summary = (over_ros if arguments.ros else in_process)(arguments, selection, start)
     summary = {"task": arguments.task, "observation": arguments.observation, "steps": arguments.steps, "mode": arguments.mode,
-               "limit_scale": arguments.limit_scale, **summary}
+               "inject": str(selection.injection), "limit_scale": arguments.limit_scale, **summary}
     print_summary(Console(), summary)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(summary, indent=1) + "\n")

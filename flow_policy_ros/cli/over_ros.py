@@ -94,6 +94,7 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "lockstep.enabled": not realtime,
         "lockstep.timeout_s": PATIENCE_S,
         "lockstep.seed": loaded.stack.latency_seed,
+        "lockstep.inject": str(selection.injection),
         "lockstep.latency": "" if realtime or loaded.profile is None else str(loaded.profile.resolve()),
     }
     policy: dict[str, str | int | float | bool] = {
@@ -103,6 +104,7 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "policy.solver": selection.solver,
         "policy.guidance_scale": selection.guidance_scale,
         "policy.deadline_s": selection.deadline_s,
+        "policy.mode": selection.mode,
     }
     specs = [
         NodeSpec("sim_node", {**shared, "sim.task": selection.task, "sim.realtime": realtime}),

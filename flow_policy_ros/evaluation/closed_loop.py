@@ -1,7 +1,8 @@
 """One episode in lockstep, in one process: the simulated robot and the very objects that the nodes run.
 
-The order within a tick is docs/architecture.md's: joint state, image → features, policy, chunk, command, robot. Delay is
-injected in simulated time. Nothing here reads a clock except to time the stages for the record.
+The order within a tick is docs/architecture.md's: joint state, image → features, policy, chunk, command, robot; what the
+command stage sent and plans is known to the policy from the next tick on. Delay is injected in simulated time. Nothing here
+reads a clock except to time the stages for the record.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_policy_ros.runtime.latency import LatencyProfile
+from flow_policy_ros.runtime.inject import NO_INJECTION, Disturbed, Injection
+from flow_policy_ros.runtime.latency import Delays, LatencyProfile
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
-from flow_policy_ros.runtime.types import Chunk, Features, FloatArray
-from flow_policy_ros.safety.command_loop import CommandLoop, CommandStatistics, CommandTick
+from flow_policy_ros.runtime.types import Chunk, Features, FloatArray, JointState
+from flow_policy_ros.safety.command_loop import CommandStatistics, CommandTick
 from flow_policy_ros.sim.robot import AdroitRobot
 
 
@@ -30,19 +32,40 @@ class Perception(Protocol):
     def identity(self) -> dict[str, Any]: ...
 
 
+class Commander(Protocol):
+    """From chunks to set-points: ``CommandLoop``, or in a benchmark what it is compared with."""
+
+    def reset(self) -> None: ...
+
+    def on_joint_state(self, joint_state: JointState, received: int) -> None: ...
+
+    def on_chunk(self, chunk: Chunk, received: int) -> None: ...
+
+    def tick(self, now: int) -> CommandTick: ...
+
+    def statistics(self) -> CommandStatistics: ...
+
+
 @dataclass(frozen=True)
 class Stack:
     """What drives the robot: ``perception`` is None when the policy needs no camera.
 
-    ``privileged``: the policy sees the simulator's object state (stream ``objects``).
+    ``privileged``: the policy sees the simulator's object state (stream ``objects``). ``injection`` disturbs on top of the
+    ``latency``.
     """
 
     policy: PolicyLoop
-    command: CommandLoop
+    command: Commander
     perception: Perception | None
     latency: LatencyProfile
     latency_seed: int = 0
     privileged: bool = False
+    injection: Injection = NO_INJECTION
+
+    @property
+    def delays(self) -> Delays:
+        """How long perception and inference take, and what gets lost."""
+        return Disturbed(self.latency, self.injection)
 
 
 @dataclass
@@ -106,7 +129,8 @@ def run_episode(
             start = timed("camera", start)
             features = stack.perception.extract(image, now)
             timed("perception", start)
-            stack.policy.on_features(features, now + stack.latency.delay("perception", now, stack.latency_seed))
+            if not stack.delays.dropped("perception", now, stack.latency_seed):
+                stack.policy.on_features(features, now + stack.delays.delay("perception", now, stack.latency_seed))
         if stack.privileged:
             stack.policy.on_features(robot.object_features(), now)
         chunk: Chunk | None = None
@@ -117,7 +141,10 @@ def run_episode(
             if isinstance(product, Chunk):
                 chunk = product
                 chunks += 1
-                stack.command.on_chunk(chunk, now + stack.latency.delay("inference", chunk.stamp, stack.latency_seed))
+                done = now + stack.delays.delay("inference", chunk.stamp, stack.latency_seed)
+                if not stack.delays.dropped("inference", chunk.stamp, stack.latency_seed):
+                    stack.command.on_chunk(chunk, done)
+                stack.policy.occupy(done)
             else:
                 stale.append(product.reason)
         start = time.perf_counter()
@@ -126,6 +153,9 @@ def run_episode(
         states.append(tick.state.name)
         if tick.setpoint is not None:
             commands[k] = tick.setpoint.position
+            stack.policy.on_setpoint(tick.setpoint, now)
+        if tick.plan is not None:
+            stack.policy.on_plan(tick.plan, now)
         if observer is not None:
             observer(robot, image, chunk, tick)
         robot.step(None if tick.setpoint is None else tick.setpoint.position)

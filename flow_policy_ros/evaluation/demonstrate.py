@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.evaluation.closed_loop import Perception, Stack, run_episode
 from flow_policy_ros.runtime.types import Features, FloatArray
+from flow_policy_ros.safety.command_loop import CommandLoop
 from flow_policy_ros.safety.limiter import SetpointLimiter
 from flow_policy_ros.sim.expert import Expert
 from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
@@ -89,6 +90,7 @@ def take_over(robot: AdroitRobot, stack: Stack, expert: Expert, seed: int, after
     seen: list[Features] = []
     perception = stack.perception and Remembering(stack.perception, seen)
     run_episode(robot, replace(stack, perception=perception), seed, seed, after)
+    assert isinstance(stack.command, CommandLoop), "the expert goes on from the safety stage's own motion"
     limiter = copy.deepcopy(stack.command.limiter)
     if not limiter.started:
         limiter.start(np.clip(robot.joint_state().position, limits.lower, limits.upper))

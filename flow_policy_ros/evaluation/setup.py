@@ -16,10 +16,12 @@ import torch
 from flow_policy_ros import resources
 from flow_policy_ros.evaluation.closed_loop import Perception, Stack
 from flow_policy_ros.evaluation.latency import load_profile, profile_for
-from flow_policy_ros.policy.deployed import deploy, empty_observation
+from flow_policy_ros.policy.deployed import deploy, empty_continuation, empty_observation
+from flow_policy_ros.runtime.chunk_execution import CONTINUING
 from flow_policy_ros.runtime.contract import ContractError
+from flow_policy_ros.runtime.inject import NO_INJECTION, Injection, InjectionError
 from flow_policy_ros.runtime.parameters import CommandParameters, PerceptionParameters, PolicyParameters, from_flat
-from flow_policy_ros.runtime.policy_loop import ChunkPolicy, PolicyLoop
+from flow_policy_ros.runtime.policy_loop import ContinuingPolicy, PolicyLoop
 from flow_policy_ros.runtime.robot import Robot, load_robot
 from flow_policy_ros.safety.command_loop import CommandLoop
 
@@ -38,6 +40,8 @@ class Selection:
     solver: str = ""
     guidance_scale: float = 1.0
     deadline_s: float = 0.0
+    mode: str = "receding"
+    injection: Injection = NO_INJECTION
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def load(selection: Selection, latency: str) -> Loaded:
         "policy.solver": selection.solver,
         "policy.guidance_scale": selection.guidance_scale,
         "policy.deadline_s": selection.deadline_s,
+        "policy.mode": selection.mode,
         "command.limit_scale": selection.limit_scale,
     }
     policy_parameters = from_flat(PolicyParameters, "policy", {**robot.parameters, **chosen})
@@ -69,6 +74,8 @@ def load(selection: Selection, latency: str) -> Loaded:
     torch.set_num_threads(policy_parameters.threads)
     policy = deploy(policy_parameters, robot.name)
     policy.contract.check_robot(robot)
+    loop = PolicyLoop(policy, policy_parameters)
+    method = selection.mode if selection.mode in CONTINUING else ""
     streams = {stream.name: stream for stream in policy.contract.streams}
     perception: Perception | None = None
     if selection.detector is not None and "detections" not in streams:
@@ -78,23 +85,29 @@ def load(selection: Selection, latency: str) -> Loaded:
         )
     if "detections" in streams:
         perception = load_perception(robot, selection, streams["detections"].extractor)
+    if selection.injection.drop_frames and perception is None:
+        raise InjectionError(
+            f"--inject {selection.injection}: drop-frames loses camera images, but the checkpoint {selection.checkpoint} uses "
+            "none; leave it out, or use --observation camera."
+        )
     profile = profile_for(
         latency,
         {
             "checkpoint": str(selection.checkpoint.resolve()),
             "detector": str(selection.detector),
             "steps": selection.steps,
-            "sampling": [selection.solver, selection.guidance_scale, selection.deadline_s],
+            "sampling": [selection.solver, selection.guidance_scale, selection.deadline_s, *filter(None, [method])],
         },
-        lambda: stages(robot, policy, perception, selection.steps),
+        lambda: stages(robot, policy, perception, selection.steps, method),
     )
     stack = Stack(
-        policy=PolicyLoop(policy, policy_parameters),
+        policy=loop,
         command=CommandLoop(robot, command_parameters),
         perception=perception,
         latency=load_profile(profile),
         latency_seed=selection.policy_seed,
         privileged="objects" in streams,
+        injection=selection.injection,
     )
     return Loaded(robot, stack, profile)
 
@@ -126,12 +139,14 @@ def check_extractor(trained_with: dict[str, Any], given: dict[str, Any], path: P
 
 
 def stages(
-    robot: Robot, policy: ChunkPolicy, perception: Perception | None, steps: int
+    robot: Robot, policy: ContinuingPolicy, perception: Perception | None, steps: int, method: str = ""
 ) -> dict[str, Callable[[int], object]]:
-    """What to time for a latency profile: the extractor on an image of the robot's size, the policy on an empty observation."""
+    """What to time for a latency profile: the extractor on an image of the robot's size, the policy on an empty observation,
+    continued by ``method`` if there is one."""
     observation = empty_observation(policy.contract)
+    continuation = empty_continuation(policy.contract, method) if method else None
     timed: dict[str, Callable[[int], object]] = {
-        "inference": lambda k: policy.sample(replace(observation, stamp=k), steps, 0)
+        "inference": lambda k: policy.sample(replace(observation, stamp=k), steps, 0, continuation)
     }
     if perception is not None:
         camera = robot.cameras[0]

@@ -138,6 +138,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
                  f"{summary['seed']}"),
         ("delays", delays_text(summary["latency_profile"])),
     ]  # fmt: skip
+    if summary.get("inject"):
+        lines.append(("disturbances", f"{summary['inject']} (s, probabilities)"))
     for stage, figures in summary["latency_ms"].items():
         lines.append((f"{stage} latency", f"p50 {figures['p50']:.2f} ms, p99 {figures['p99']:.2f} ms"))
     if "control_period_ms" in summary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flow_policy_ros.nodes.lockstep import Patience
-from flow_policy_ros.runtime.latency import LatencyProfile
+from flow_policy_ros.runtime.latency import Delays
 from flow_policy_ros.runtime.types import Chunk, JointState
 from flow_policy_ros.safety.command_loop import CommandLoop, CommandTick
 
@@ -20,7 +20,7 @@ class CommandLockstep:
     def __init__(
         self,
         loop: CommandLoop,
-        latency: LatencyProfile,
+        latency: Delays,
         seed: int,
         patience: Patience,
         answer: Callable[[int, CommandTick], None],
@@ -41,8 +41,8 @@ class CommandLockstep:
         self._word: tuple[int, bool] | None = None  # the policy's: stamp, and whether there is a chunk
         self._answered: tuple[int, CommandTick] | None = None
 
-    def on_joint_state(self, joint_state: JointState) -> None:
-        """Take the joint state that begins a tick."""
+    def on_joint_state(self, joint_state: JointState, received: int = 0) -> None:
+        """Take the joint state that begins a tick. When it was ``received`` does not matter: delays are injected."""
         if self._answered is not None and joint_state.stamp == self._answered[0]:
             self._answer(*self._answered)
         elif self._joint_state is None or joint_state.stamp != self._joint_state.stamp:
@@ -50,8 +50,8 @@ class CommandLockstep:
             self._patience.begin()
             self.proceed()
 
-    def on_chunk(self, chunk: Chunk) -> None:
-        """Take a chunk; one that was sent twice counts once."""
+    def on_chunk(self, chunk: Chunk, received: int = 0) -> None:
+        """Take a chunk; one that was sent twice counts once. When it was ``received`` does not matter."""
         if chunk.stamp > self._newest_chunk:
             self._newest_chunk = chunk.stamp
             self._chunk = chunk
@@ -74,7 +74,8 @@ class CommandLockstep:
         self._loop.on_joint_state(state, now)
         if self._chunk is not None and self._chunk.stamp <= now:
             chunk, self._chunk = self._chunk, None
-            self._loop.on_chunk(chunk, chunk.stamp + self._latency.delay("inference", chunk.stamp, self._seed))
+            if not self._latency.dropped("inference", chunk.stamp, self._seed):
+                self._loop.on_chunk(chunk, chunk.stamp + self._latency.delay("inference", chunk.stamp, self._seed))
         tick = self._loop.tick(now)
         self._answered = (now, tick)
         self._answer(now, tick)

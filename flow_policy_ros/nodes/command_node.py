@@ -1,218 +1,254 @@
 """The command node: chunks and joint states in, safety-clamped joint commands out, at a fixed rate.
 
 A shell around ``safety.command_loop``; nothing here decides on motion. Its process imports neither torch nor OpenCV, so
-that no inference can keep it from stopping the robot.
+that no inference can keep it from stopping the robot. Inputs, outputs, report and services are in the files beside it.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.timer import Timer
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from flow_policy_ros.nodes.command_inputs import CommandInputs
 from flow_policy_ros.nodes.command_lockstep import CommandLockstep
-from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND, COMMAND_SHARE, Patience, latency_profile
+from flow_policy_ros.nodes.command_outputs import make_output
+from flow_policy_ros.nodes.command_report import MESSAGES, CommandReport
+from flow_policy_ros.nodes.command_services import CommandServices
+from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND_SHARE, Patience, command_word, delays
+from flow_policy_ros.nodes.managed import ManagedNode
 from flow_policy_ros.nodes.period import PeriodMeter
-from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
+from flow_policy_ros.nodes.runner import STEADY, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
-from flow_policy_ros.ros.messages import (
-    MessageError,
-    chunk_from_message,
-    command_message_type,
-    executed_to_message,
-    from_time,
-    joint_state_from_message,
-    setpoint_to_message,
-    to_time,
-)
-from flow_policy_ros.ros.parameters import NodeParameters, robot_of
-from flow_policy_ros.runtime.latency_tracker import LatencyTracker
-from flow_policy_ros.runtime.parameters import CommandParameters, LockstepParameters, ParameterError
+from flow_policy_ros.ros.diagnostics import diagnostics
+from flow_policy_ros.ros.messages import executed_to_message, from_time, plan_to_message, to_time
+from flow_policy_ros.ros.parameters import NodeParameters, robot_of, undeclare
+from flow_policy_ros.runtime.parameters import CommandParameters, LockstepParameters
+from flow_policy_ros.runtime.realtime import QuietCollector, request, wait_until
+from flow_policy_ros.safety.clearance import clearance_of
 from flow_policy_ros.safety.command_loop import CommandLoop, CommandTick
 from flow_policy_ros.safety.guard import GuardState
+from flow_policy_ros.safety.rehearsal import Rehearsal
 
-MESSAGES = {
-    GuardState.INACTIVE: "waiting for a fresh joint state",
-    GuardState.STARTING: "started at the measured position",
-    GuardState.ACTIVE: "following chunks",
-    GuardState.STOPPING: "no chunk: stopping",
-    GuardState.HOLDING: "no chunk: holding",
-}
+BLOCKS = ("command", "lockstep")
+YOUNG_S, ALL_S = 1.0, 60.0
+"""How often garbage is collected after a tick: what is young, and everything."""
 
 
-class CommandNode(ClosableNode):
-    """Subscribes to joint states and ``policy/chunk``; publishes commands, ``command/executed`` and diagnostics.
+class CommandNode(ManagedNode):
+    """Subscribes to joint states and ``policy/chunk``; publishes commands, ``command/executed``, ``command/plan``, diagnostics.
 
-    Service ``command/reset`` drops faults and starts anew at the measured position. A robot in motion is not reset: the
-    call fails, chunks are ignored from then on, and the call is to be repeated until the robot has come to rest.
+    Activated, it starts anew at the measured position, whatever was before. Deactivated, shut down or ended by a signal, it
+    stops the robot, decelerating, and is silent once that stands; a fault that is latched stays latched.
     """
 
     def __init__(self) -> None:
         super().__init__("command_node")
-        self._robot = robot = robot_of(self)
-        self._settings = NodeParameters(self, robot, ("command", "lockstep"), self._changed)
-        command, lockstep = self._settings.block(CommandParameters), self._settings.block(LockstepParameters)
-        if lockstep.enabled and robot.command_interface == "float64_array":
-            raise ParameterError(
-                f"lockstep.enabled needs commands with a stamp, but robot file {robot.path} has command_interface "
-                "float64_array; use joint_trajectory or joint_state."
-            )
-        self._period_ns = round(1e9 / command.rate_hz)
-        self._loop = CommandLoop(robot, command)
-        self._meter = PeriodMeter(self._period_ns)
-        self._stage = LatencyTracker()
-        self._malformed: dict[str, int] = {}
-        self._state = GuardState.INACTIVE
-        self._state_since = 0  # stamp of the tick that changed it
-        self._ignore_chunks = False
+        self._settings: NodeParameters | None = None
         self._lockstep: CommandLockstep | None = None
+        self._active = False  # as the life cycle has it
+        self._ticking = False  # until the robot stands after a deactivation
+        self._report_due = False
+        self.lead()
 
-        self._commands = self.create_publisher(
-            command_message_type(robot.command_interface), robot.command_topic, qos.RELIABLE
-        )
+    def configure(self) -> None:
+        """Read the robot file and build everything. Raises ``ValueError`` for bad input."""
+        robot = robot_of(self)
+        self._settings = settings = NodeParameters(self, robot, BLOCKS, self._changed)
+        self._command, lockstep = settings.block(CommandParameters), settings.block(LockstepParameters)
+        self._period_ns = round(1e9 / self._command.rate_hz)
+        self._loop = CommandLoop(robot, self._command, clearance_of(robot, self._command))
+        self._state = GuardState.INACTIVE
+        self._rehearsal = Rehearsal(robot, self._command)
+        self._ahead_ns = min(round(1e9 * self._command.wake_ahead_s), self._period_ns // 4)
+        self._collector = QuietCollector(*(max(1, round(s * self._command.rate_hz)) for s in (YOUNG_S, ALL_S)))
+        self._output = make_output(self, robot, self._loop, lambda: self._command, lockstep.enabled)
         self._executed = self.create_publisher(JointStateMsg, "command/executed", qos.RECORD)
+        self._plans = self.create_publisher(JointTrajectory, "command/plan", qos.RELIABLE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._lockstep = None
+        self._timer: Timer | None = None
         if lockstep.enabled:
             patience = Patience(COMMAND_SHARE * lockstep.timeout_s)
-            profile = latency_profile(lockstep)
-            self._lockstep = CommandLockstep(self._loop, profile, lockstep.seed, patience, self._answer)
+            self._lockstep = CommandLockstep(self._loop, delays(lockstep), lockstep.seed, patience, self._answer)
             self._words = self.create_publisher(Header, "lockstep/command", qos.RELIABLE)
             self.create_subscription(Header, "lockstep/policy", self._on_policy, qos.RELIABLE)
-            self.create_timer(0.05, self._lockstep.proceed, clock=STEADY)
+            self.create_timer(0.05, self._proceed, clock=STEADY)
         else:
-            self.create_timer(self._period_ns / 1e9, self._tick, clock=STEADY)
-        self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.RELIABLE)
-        self.create_subscription(
-            JointStateMsg, robot.joint_state_topic, self._on_joint_state, qos.reader(lockstep.enabled)
+            self._timer = self.create_timer(self._period_ns / 1e9, self._tick, clock=STEADY)
+            self._timer.cancel()  # until it is activated
+        consumer = self._lockstep or self._loop
+        self._inputs = CommandInputs(
+            self, robot, self._command, self._loop, consumer, lambda: self._ticking, lockstep.enabled, self._ahead_ns
         )
-        self.create_service(Trigger, "command/reset", self._reset)
-        self.create_timer(1.0, self._diagnose, clock=STEADY)
-        # A collection of everything takes longer than a period; what is young is collected once a second.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        meter = PeriodMeter(self._period_ns, max(1, round(self._command.statistics_s * self._command.rate_hz)))
+        self._report = CommandReport(self, robot, self._loop, self._inputs, self._output, meter)
+        CommandServices(self, self._loop, self._reset, lambda: self._active)
+        self.create_timer(1.0, self._report_later, clock=STEADY)
+
+    def activate(self) -> None:
+        """Start anew. Raises ``ValueError`` with a fault latched, or while the robot is still being stopped."""
+        if self._loop.faults:
+            faults = "; ".join(f"{fault.name}: {fault.detail}" for fault in self._loop.faults)
+            raise ValueError(f"a fault is latched ({faults}). Call the service command/reset, then activate.")
+        self._refuse_while_stopping("Activate")
+        self._forget()
+        self._active = self._ticking = True
+        self._report.meter.restart()
+        if self._timer is not None:
+            self._report.extra["realtime"] = str(self._request_realtime())
+            self._timer.reset()
+        self._collector.begin()
+
+    def deactivate(self) -> None:
+        """Stop the robot; ticks go on until it stands."""
+        self._active = False
+        if self._ticking:
+            self._loop.hold()
+            self._halt_at_rest()
+
+    def cleanup(self) -> None:
+        """Give everything up. Raises ``ValueError`` while the robot is still being stopped."""
+        self._refuse_while_stopping("Clean up")
+        self._ticking = False
+        if self._settings is not None:
+            self._settings.withdraw()
+        undeclare(self, BLOCKS)  # what a failure in the middle of a declaration left
+        self._settings = self._lockstep = None
+
+    def _refuse_while_stopping(self, wish: str) -> None:
+        # A simulation in lockstep may have ended, and gives no tick to stop in.
+        if self._ticking and self._lockstep is None:
+            raise ValueError(f"the robot is still being stopped. {wish} when it stands.")
+
+    def finished(self) -> bool:
+        """After a signal: whether the robot stands. A simulation in lockstep gets no stop, since it may have ended before."""
+        if self._active:
+            self.deactivate()
+        return not self._ticking or self._lockstep is not None
+
+    def _tick(self) -> None:
+        assert self._timer is not None
+        if self._ahead_ns:
+            due = time.monotonic_ns() + self._timer.time_until_next_call() - self._period_ns + self._ahead_ns
+            self._rehearsal.run()
+            wait_until(due)
+        start = time.perf_counter_ns()
+        self._report.meter.tick(start)
+        for stamp in self._output.instants(self._now()):
+            begun = time.perf_counter_ns()
+            tick = self._loop.tick(stamp)
+            self._report.stage.add((time.perf_counter_ns() - begun) / 1e6)
+            self._publish(stamp, tick)
+        self._output.flush()
+        # From here on there is time until the next tick.
+        self._inputs.after_tick(time.monotonic_ns() + self._timer.time_until_next_call())
+        self._after_tick()
+
+    def _answer(self, stamp: int, tick: CommandTick) -> None:
+        """Lockstep: what is published at the tick, then the word that this tick is done."""
+        self._publish(stamp, tick)
+        word = command_word(tick.setpoint is not None, tick.plan is not None)
+        self._words.publish(Header(stamp=to_time(stamp), frame_id=word))
+        self._after_tick()
+
+    def _publish(self, stamp: int, tick: CommandTick) -> None:
+        self._output.take(stamp, tick)
+        if tick.setpoint is not None:
+            self._executed.publish(executed_to_message(tick.setpoint))
+        if tick.plan is not None:
+            self._report.plan_stamp = tick.plan.stamp
+            self._plans.publish(plan_to_message(tick.plan))
+        if tick.state is self._state:
+            return
+        self._state, self._report.state_since = tick.state, stamp
+        self._report_due = True
+        if tick.state is GuardState.FAULT:
+            for fault in tick.faults:
+                self.get_logger().error(f"{fault.name}: {fault.detail}")
+        else:
+            self.get_logger().debug(f"{tick.state.value}: {MESSAGES[tick.state]}")
+
+    def _after_tick(self) -> None:
+        if self._report_due:
+            self._say()
+        self._collector.after_tick()
+        if not self._active:
+            self._halt_at_rest()
+
+    def _halt_at_rest(self) -> None:
+        if not (self._loop.at_rest and self._output.at_rest):
+            return
+        self._ticking = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._collector.end()
+        self._say()
+
+    def _on_policy(self, word: Header) -> None:
+        if self._lockstep is not None and self._ticking:
+            self._lockstep.on_policy(from_time(word.stamp), word.frame_id == CHUNK)
+
+    def _proceed(self) -> None:
+        if self._lockstep is not None and self._ticking:
+            self._lockstep.proceed()
+
+    def _reset(self) -> str | None:
+        """The service's: drop faults and start anew; why not, in a sentence, if that is refused."""
+        if self._lockstep is None:
+            if self._loop.at_rest and not self._output.at_rest:
+                return "the controller is still on its way to where the robot is to stand. Call again when it stands."
+            refusal = self._loop.request_reset()
+            if refusal is not None:
+                return refusal
+        self._forget()
+        return None
+
+    def _forget(self) -> None:
+        """A new start follows; the robot stands, or was put elsewhere."""
+        if self._lockstep is not None:
+            self._lockstep.reset()
+        else:
+            self._loop.reset()
+        self._inputs.forget()
+        self._output.forget()
+        self._report.plan_stamp = None
+
+    def _changed(self, prefix: str, block: Any) -> None:
+        """Raises ``ValueError`` for what the loop refuses."""
+        if prefix == "command":
+            self._loop.update(block)
+            self._command = block
+
+    def _request_realtime(self) -> object:
+        """Ask the operating system, from the thread that ticks; the answer."""
+        granted = request(self._command.realtime_priority, self._command.lock_memory)
+        for refusal in granted.refusals:
+            self.get_logger().warning(refusal)
+        return granted
+
+    def _report_later(self) -> None:
+        """Once a second: after the next tick, when there is time for it."""
+        self._report_due = True
+        if not self._ticking or self._lockstep is not None:
+            self._say()
+
+    def _say(self) -> None:
+        self._report_due = False
+        now = self._now()
+        waiting = self._active and self._loop.state is GuardState.INACTIVE and self._lockstep is None
+        problem = (self._loop.start_problem(now) or "there is one") if waiting else ""
+        lifecycle = "" if self._active else "inactive"
+        self._diagnostics.publish(diagnostics(now, self._report.status(now, lifecycle, problem)))
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
-
-    def _on_joint_state(self, message: JointStateMsg) -> None:
-        try:
-            state = joint_state_from_message(message)
-        except MessageError as error:
-            self._refuse("joint_state_malformed", error)
-            return
-        if self._lockstep is not None:
-            self._lockstep.on_joint_state(state)
-        else:
-            self._loop.on_joint_state(state, self._now())
-
-    def _on_chunk(self, message: JointTrajectory) -> None:
-        try:
-            chunk = chunk_from_message(message)
-        except MessageError as error:
-            self._refuse("chunk_malformed", error)
-            return
-        if self._lockstep is not None:
-            self._lockstep.on_chunk(chunk)
-        elif not self._ignore_chunks:
-            self._loop.on_chunk(chunk, self._now())
-
-    def _on_policy(self, word: Header) -> None:
-        assert self._lockstep is not None
-        self._lockstep.on_policy(from_time(word.stamp), word.frame_id == CHUNK)
-
-    def _refuse(self, kind: str, error: Exception) -> None:
-        if kind not in self._malformed:
-            self.get_logger().warning(f"refused: {error}")
-        self._malformed[kind] = self._malformed.get(kind, 0) + 1
-        self._loop.last_rejection = str(error)
-
-    def _tick(self) -> None:
-        start = time.perf_counter_ns()
-        self._meter.tick(start)
-        now = self._now()
-        tick = self._loop.tick(now)
-        self._stage.add((time.perf_counter_ns() - start) / 1e6)
-        self._publish(now, tick)
-
-    def _answer(self, stamp: int, tick: CommandTick) -> None:
-        """Lockstep: the command of the tick, then the word that this tick is done."""
-        self._publish(stamp, tick)
-        self._words.publish(Header(stamp=to_time(stamp), frame_id="" if tick.setpoint is None else COMMAND))
-
-    def _publish(self, stamp: int, tick: CommandTick) -> None:
-        if tick.setpoint is not None:
-            self._commands.publish(setpoint_to_message(tick.setpoint, self._robot.command_interface, self._period_ns))
-            self._executed.publish(executed_to_message(tick.setpoint))
-        if tick.state is not self._state:
-            self._state, self._state_since = tick.state, stamp
-            self._diagnose()
-            if tick.state is GuardState.FAULT:
-                for fault in tick.faults:
-                    self.get_logger().error(f"{fault.name}: {fault.detail}")
-            else:
-                self.get_logger().debug(f"{tick.state.value}: {MESSAGES[tick.state]}")
-
-    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._lockstep is not None:
-            self._lockstep.reset()
-        elif not self._loop.at_rest:
-            self._ignore_chunks = True
-            self._loop.drop_chunks()
-            response.success = False
-            response.message = "the robot moves; it is being stopped and chunks are ignored. Call again when it stands."
-            return response
-        else:
-            self._loop.reset()
-        self._ignore_chunks = False
-        response.success, response.message = True, "reset; starts at the next fresh joint state"
-        return response
-
-    def _changed(self, prefix: str, block: Any) -> None:
-        if prefix == "command":
-            self._loop.update(block)
-
-    def _diagnose(self) -> None:
-        self._diagnostics.publish(diagnostics(self._now(), self._status()))
-        gc.collect(0)
-
-    def _status(self) -> DiagnosticStatus:
-        statistics = self._loop.statistics()
-        state, faults = self._loop.state, self._loop.faults
-        rejections = {**statistics.rejections, **self._malformed}
-        level = ERROR if faults else OK
-        if not faults and state in (GuardState.INACTIVE, GuardState.STOPPING, GuardState.HOLDING):
-            level = WARN
-        message = "; ".join(f"{f.name}: {f.detail}" for f in faults) if faults else MESSAGES.get(state, state.value)
-        if state is GuardState.INACTIVE and self._lockstep is None:
-            message += f": {self._loop.start_problem(self._now()) or 'there is one'}"
-        values: dict[str, object] = {
-            "state": state.value,
-            "state_since": self._state_since,
-            "faults": " ".join(f.name for f in faults),
-            "ticks": statistics.ticks,
-            "ticks_active": statistics.ticks_active,
-            "ticks_limited": statistics.ticks_limited,
-            "joint_ticks_limited": statistics.joint_ticks_limited,
-            **latency_values("period_error_ms", self._meter.errors),
-            "missed_deadlines": self._meter.missed,
-            **latency_values("stage_ms", self._stage),
-            **counts("rejections", rejections),
-            **counts("fault_count", statistics.faults),
-        }
-        if self._loop.last_rejection:
-            values["last_rejection"] = self._loop.last_rejection
-        for kind, joints in statistics.interventions.items():
-            values.update(counts(f"interventions.{kind}", joints))
-        return status("command", level, message, values)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from flow_policy_ros.runtime.latency import NO_LATENCY, LatencyProfile
+from flow_policy_ros.runtime.inject import Disturbed, Injection, InjectionError
+from flow_policy_ros.runtime.latency import NO_LATENCY, Delays, LatencyProfile
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError
 
 CHUNK = "chunk"
@@ -16,9 +17,16 @@ CHUNK = "chunk"
 STALE = "stale"
 """``frame_id`` in ``lockstep/policy``: a chunk was due for this tick, but an input was too old."""
 COMMAND = "command"
-"""``frame_id`` in ``lockstep/command``: a command was published for this tick."""
+"""Word in the ``frame_id`` of ``lockstep/command``: a command was published for this tick, and ``command/executed``."""
+PLAN = "plan"
+"""Word in the ``frame_id`` of ``lockstep/command``: a plan was published at this tick."""
 POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0
 """Of ``lockstep.timeout_s``: each gives up a little before the one that waits for it does."""
+
+
+def command_word(command: bool, plan: bool) -> str:
+    """``frame_id`` of ``lockstep/command``: what was published at a tick, words with a blank between them."""
+    return " ".join(word for word, there in ((COMMAND, command), (PLAN, plan)) if there)
 
 
 class Patience:
@@ -43,6 +51,18 @@ class Patience:
         if self._clock() - self._since >= self._timeout_s:
             self.lost = True
         return self.lost
+
+
+def delays(parameters: LockstepParameters) -> Delays:
+    """The delays and losses that the parameters name; in real time delays are the real ones, and only ``inject`` is added.
+
+    Raises ``ParameterError``.
+    """
+    try:
+        injection = Injection.parse(parameters.inject)
+    except InjectionError as error:
+        raise ParameterError(f"parameter lockstep.inject: {error}") from error
+    return Disturbed(latency_profile(parameters) if parameters.enabled else NO_LATENCY, injection)
 
 
 def latency_profile(parameters: LockstepParameters) -> LatencyProfile:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+from flow_policy_ros.nodes.lockstep import delays
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
@@ -63,6 +64,10 @@ class PerceptionNode(ClosableNode):
         self._last_image = time.monotonic()
         self._silent = False  # and said so
         self._live = not lockstep.enabled
+        self._delays, self._seed = delays(lockstep), lockstep.seed
+        self._lost = 0  # injected
+        if lockstep.inject:
+            self.get_logger().warning(f"disturbances are injected: {lockstep.inject}")
         self._pending: deque[Image | CompressedImage] = deque(maxlen=1 if self._live else None)
         self._arrived = threading.Condition()
         self._ended = False
@@ -117,7 +122,10 @@ class PerceptionNode(ClosableNode):
         stamp = from_time(message.header.stamp)
         image = image_from_message(message)
         features = self._features.extract(image, stamp)
-        self._publisher.publish(features_to_message(features))
+        lost = self._live and self._delays.dropped("perception", stamp, self._seed)  # in lockstep the policy loses them
+        self._lost += lost
+        if not lost:
+            self._publisher.publish(features_to_message(features))
         self._durations.add((time.perf_counter() - start) * 1e3)
         if self._live:
             self._ages.add((self.get_clock().now().nanoseconds - stamp) / 1e6)
@@ -154,6 +162,7 @@ class PerceptionNode(ClosableNode):
         values: dict[str, object] = {
             "images": self._images,
             "dropped": self._dropped,
+            **({"lost_by_injection": self._lost} if self._lost else {}),
             **latency_values("perception_ms", self._durations),
             **latency_values("features_age_ms", self._ages),
             **counts("rejections", self._refused),

@@ -19,7 +19,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.nodes.lockstep import CHUNK, POLICY_SHARE, STALE, Patience, latency_profile
+from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND, PLAN, POLICY_SHARE, STALE, Patience, delays
 from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
 from flow_policy_ros.nodes.policy_worker import PolicyWorker
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
@@ -34,6 +34,8 @@ from flow_policy_ros.ros.messages import (
     chunk_to_message,
     from_time,
     joint_state_from_message,
+    plan_from_message,
+    setpoint_from_executed,
     to_time,
 )
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
@@ -49,13 +51,14 @@ from flow_policy_ros.runtime.types import Chunk
 class PolicyNode(ClosableNode):
     """Subscribes to joint states and the checkpoint's feature streams; publishes ``policy/chunk`` and its metadata.
 
+    From ``command/executed`` and ``command/plan`` it learns what the robot really does with chunks, and how late.
     Service ``policy/reset`` forgets all inputs.
     """
 
     def __init__(self) -> None:
         super().__init__("policy_node")
         robot = robot_of(self)
-        self._settings = NodeParameters(self, robot, ("policy", "lockstep"), self._changed)
+        self._settings = NodeParameters(self, robot, ("policy", "lockstep"), self._changed, self._judge)
         policy, lockstep = self._settings.block(PolicyParameters), self._settings.block(LockstepParameters)
         if not policy.checkpoint:
             raise ParameterError("the parameter policy.checkpoint is not set; give the path of a checkpoint folder.")
@@ -73,6 +76,8 @@ class PolicyNode(ClosableNode):
         self._problem: str | None = "no sample yet"
         self._lockstep: PolicyLockstep | None = None
         self._worker: PolicyWorker | None = None
+        if lockstep.inject:
+            self.get_logger().warning(f"disturbances are injected: {lockstep.inject}")
         streams = tuple(stream.name for stream in self._contract.streams)
 
         self._chunk = self.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
@@ -84,15 +89,20 @@ class PolicyNode(ClosableNode):
             self.create_subscription(Image, f"features/{stream.name}", partial(self._on_features, stream.name), reader)
             on_info = partial(self._on_feature_info, stream.name, stream.extractor)
             self.create_subscription(String, f"features/{stream.name}/info", on_info, qos.LATCHED)
+        self.create_subscription(JointStateMsg, "command/executed", self._on_executed, qos.RECORD)
+        self.create_subscription(JointTrajectory, "command/plan", self._on_plan, qos.RELIABLE)
         if lockstep.enabled:
             patience = Patience(POLICY_SHARE * lockstep.timeout_s)
-            profile = latency_profile(lockstep)
-            self._lockstep = PolicyLockstep(self._loop, streams, profile, lockstep.seed, patience, self._answer)
+            command_patience = Patience(POLICY_SHARE * lockstep.timeout_s)
+            self._lockstep = PolicyLockstep(
+                self._loop, streams, delays(lockstep), lockstep.seed, patience, command_patience, self._answer
+            )
             self._words = self.create_publisher(Header, "lockstep/policy", qos.RELIABLE)
             self.create_subscription(Header, "lockstep/tick", self._on_tick, qos.RELIABLE)
+            self.create_subscription(Header, "lockstep/command", self._on_command_word, qos.RELIABLE)
             self.create_timer(0.05, self._lockstep.proceed, clock=STEADY)
         else:
-            self._worker = PolicyWorker(self._loop, self._now, self._done)
+            self._worker = PolicyWorker(self._loop, self._now, self._done, delays(lockstep), lockstep.seed)
             self._timer = self.create_timer(1.0 / policy.rate_hz, self._worker.want, clock=STEADY)
         self.create_service(Trigger, "policy/reset", self._reset)
         self.create_timer(1.0, self._diagnose, clock=STEADY)
@@ -133,6 +143,35 @@ class PolicyNode(ClosableNode):
             self._refuse("features_malformed", error)
         except BadInput as error:
             self._say_once(error.kind, error)
+
+    def _on_executed(self, message: JointStateMsg) -> None:
+        try:
+            setpoint = setpoint_from_executed(message)
+            if self._lockstep is not None:
+                self._lockstep.on_setpoint(setpoint)
+            elif self._worker is not None:
+                self._worker.on_setpoint(setpoint, self._now())
+        except MessageError as error:
+            self._refuse("executed_malformed", error)
+        except BadInput as error:
+            self._say_once(error.kind, error)
+
+    def _on_plan(self, message: JointTrajectory) -> None:
+        try:
+            plan = plan_from_message(message)
+            if self._lockstep is not None:
+                self._lockstep.on_plan(plan)
+            elif self._worker is not None:
+                self._worker.on_plan(plan, self._now())
+        except MessageError as error:
+            self._refuse("plan_malformed", error)
+        except BadInput as error:
+            self._say_once(error.kind, error)
+
+    def _on_command_word(self, word: Header) -> None:
+        assert self._lockstep is not None
+        published = word.frame_id.split()
+        self._lockstep.on_command_word(from_time(word.stamp), COMMAND in published, PLAN in published)
 
     def _on_feature_info(self, stream: str, trained_with: dict[str, Any], message: String) -> None:
         """Features of another extractor than the training's are worse than none."""
@@ -200,6 +239,10 @@ class PolicyNode(ClosableNode):
         response.success, response.message = True, "inputs forgotten"
         return response
 
+    def _judge(self, prefix: str, block: Any) -> None:
+        if prefix == "policy":
+            self._loop.require(block)
+
     def _changed(self, prefix: str, block: Any) -> None:
         if prefix != "policy":
             return
@@ -215,10 +258,14 @@ class PolicyNode(ClosableNode):
             level, message = ERROR, " ".join(self._foreign.values())
         if self._worker is not None and not self._worker.alive():
             level, message = ERROR, "sampling failed with an error (see the node's output); restart the node."
+        delay = self._loop.delay
         values: dict[str, object] = {
             "chunks": self._chunks,
             **latency_values("inference_ms", self._durations),
             **latency_values("chunk_age_ms", self._ages),
+            "mode": self._settings.block(PolicyParameters).mode,
+            "delay_ms": "" if delay is None else f"{delay / 1e6:.3f}",
+            **counts("clamped", self._loop.clamped),
             **counts("rejections", {**self._loop.rejections, **self._malformed}),
         }
         self._diagnostics.publish(diagnostics(self._now(), status("policy", level, message, values)))

@@ -10,24 +10,39 @@ import time
 from collections.abc import Callable
 
 from flow_policy_ros.runtime.buffers import Stale
+from flow_policy_ros.runtime.latency import NO_LATENCY, Delays
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
-from flow_policy_ros.runtime.types import Chunk, Features, JointState
+from flow_policy_ros.runtime.types import Chunk, Features, JointState, Plan, Setpoint
+
+WAIT_S = 0.01
+"""What became of the last chunk is asked for again after this, since time alone may have ended the wait."""
 
 
 class PolicyWorker:
-    """Samples once per ``want()``; wants that come while it samples make one more sample, at once afterwards.
+    """Samples once per ``want()``; wants that come while it samples make one more sample, as soon as the loop does not wait.
 
-    ``done(product, duration_ms)`` is called in the worker's thread. ``now()`` gives the instant in ns.
+    ``done(product, duration_ms)`` is called in the worker's thread. ``now()`` gives the instant in ns. ``delays`` are added
+    to what sampling takes, and chunks that they lose are not passed on; drawn by (``seed``, stamp).
     """
 
-    def __init__(self, loop: PolicyLoop, now: Callable[[], int], done: Callable[[Chunk | Stale, float], None]) -> None:
+    def __init__(
+        self,
+        loop: PolicyLoop,
+        now: Callable[[], int],
+        done: Callable[[Chunk | Stale, float], None],
+        delays: Delays = NO_LATENCY,
+        seed: int = 0,
+    ) -> None:
         self._loop = loop
         self._now = now
         self._done = done
+        self._delays = delays
+        self._seed = seed
         self._lock = threading.Lock()
         self._wanted = threading.Event()
-        self._ended = False
+        self._news = threading.Event()  # something that the loop may have waited for
+        self._ended = threading.Event()
         self._epoch = 0  # of resets: a chunk that was begun before one is dropped
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
         self._thread.start()
@@ -42,6 +57,17 @@ class PolicyWorker:
         with self._lock:
             self._loop.on_features(features, received)
 
+    def on_setpoint(self, setpoint: Setpoint, received: int) -> None:
+        """As ``PolicyLoop.on_setpoint``."""
+        with self._lock:
+            self._loop.on_setpoint(setpoint, received)
+
+    def on_plan(self, plan: Plan, received: int) -> None:
+        """As ``PolicyLoop.on_plan``."""
+        with self._lock:
+            self._loop.on_plan(plan, received)
+        self._news.set()
+
     def update(self, parameters: PolicyParameters) -> None:
         """As ``PolicyLoop.update``."""
         with self._lock:
@@ -52,6 +78,7 @@ class PolicyWorker:
         with self._lock:
             self._loop.reset()
             self._epoch += 1
+        self._news.set()
 
     def alive(self) -> bool:
         """False once sampling has failed with an error, whose traceback is on standard error."""
@@ -63,20 +90,40 @@ class PolicyWorker:
 
     def close(self) -> None:
         """End the thread, after the sample under way."""
-        self._ended = True
+        self._ended.set()
         self._wanted.set()
+        self._news.set()
         self._thread.join(timeout=10.0)
 
     def _run(self) -> None:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            if self._ended:
+            while not self._ended.is_set() and self._waiting():
+                self._news.wait(timeout=WAIT_S)
+            if self._ended.is_set():
                 return
             start = time.perf_counter()
             with self._lock:
                 epoch = self._epoch
-                observation = self._loop.observe(self._now())
-            product = observation if isinstance(observation, Stale) else self._loop.infer(observation)
-            if epoch == self._epoch and not self._ended:
+                request = self._loop.observe(self._now())
+            product = request if isinstance(request, Stale) else self._loop.infer(request)
+            lost = isinstance(product, Chunk) and self._disturbed(product)
+            with self._lock:
+                if epoch != self._epoch or self._ended.is_set():
+                    continue
+                if isinstance(product, Chunk):
+                    product = self._loop.finish(product)
+                    self._loop.occupy(self._now())
+            if not lost:
                 self._done(product, (time.perf_counter() - start) * 1e3)
+
+    def _waiting(self) -> bool:
+        with self._lock:
+            self._news.clear()
+            return self._loop.waiting(self._now())
+
+    def _disturbed(self, chunk: Chunk) -> bool:
+        """Let the injected delay of a chunk pass, during which the policy is busy; whether the chunk gets lost then."""
+        self._ended.wait(self._delays.delay("inference", chunk.stamp, self._seed) / 1e9)
+        return self._delays.dropped("inference", chunk.stamp, self._seed)

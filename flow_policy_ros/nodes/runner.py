@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ from rclpy.signals import SignalHandlerOptions
 REFUSED = 2
 BUG = 70
 """Exit code when the node itself failed while it was being built."""
+FINISH_S = 3.0
+"""Who started the process may lose patience soon after."""
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 """For timers: a period is wall time, also when the node's own clock is a simulated one or is set."""
 
@@ -28,12 +31,18 @@ STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 class ClosableNode(Node):
     """What ``run`` runs. ``close`` ends what the node started: threads, graphics contexts."""
 
+    def finished(self) -> bool:
+        """Asked again and again after a signal, while the node is still being spun, for ``FINISH_S`` at most: whether the
+        process may end. True by default."""
+        return True
+
     def close(self) -> None:
         """Nothing by default."""
 
 
 def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: type[Exception]) -> int:
-    """Build the node, spin it until SIGINT or SIGTERM; returns the exit code.
+    """Build the node, spin it until SIGINT or SIGTERM and until it has finished; returns the exit code. A second signal ends
+    it at once.
 
     A ``ValueError`` or one of ``refusals`` while building is bad input: its text goes to standard error and the exit code
     is 2. After any other error the exit code is 70, and FLOW_POLICY_DEBUG=1 shows the traceback.
@@ -63,6 +72,9 @@ def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: ty
     try:
         while not stop and rclpy.ok():
             executor.spin_once(timeout_sec=0.2)  # returns after each event; EventsExecutor.spin() can hang
+        deadline = time.monotonic() + FINISH_S
+        while len(stop) == 1 and rclpy.ok() and not node.finished() and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.02)
     except ExternalShutdownException:
         pass
     finally:

@@ -110,7 +110,7 @@ class SimNode(ClosableNode):
 
     def _on_word(self, word: Header) -> None:
         assert self._lockstep is not None
-        self._lockstep.on_word(from_time(word.stamp), word.frame_id == COMMAND)
+        self._lockstep.on_word(from_time(word.stamp), COMMAND in word.frame_id.split())
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._episode = episode = self._settings.block(SimParameters)

@@ -1,7 +1,8 @@
 """From parameters to the policy that runs: live nodes and offline evaluation both build it here.
 
 A deadline is a wrapper around the policy, measured once when it is built: the number of steps is then the same in every
-chunk of a run, so that a run can be repeated.
+chunk of a run in one mode, so that a run can be repeated. (Following the cost while running would make a chunk depend on what
+else the machine did.)
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from flow_policy_ros.flow.deadline import StepChoice, StepCost, fit_cost, steps_
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.runtime.contract import Contract
 from flow_policy_ros.runtime.parameters import PolicyParameters
-from flow_policy_ros.runtime.policy_loop import ChunkPolicy
-from flow_policy_ros.runtime.types import FloatArray, Observation
+from flow_policy_ros.runtime.policy_loop import ContinuingPolicy
+from flow_policy_ros.runtime.types import Continuation, FloatArray, Observation
 
 STEP_COUNTS = (1, 2, 4, 8)
+GUIDED_STEP_COUNTS = (5, 7, 10)
+"""By a method that needs ``LEAST_GUIDED_STEPS``."""
 REPEATS = 7
 
 
-def deploy(parameters: PolicyParameters, robot: str) -> ChunkPolicy:
+def deploy(parameters: PolicyParameters, robot: str) -> ContinuingPolicy:
     """The checkpoint's policy for ``robot``, with solver, guidance and deadline as the parameters say.
 
-    It has sampled once already, since the first sample is slower than others. Raises ``CheckpointError``, or ``ValueError``
-    for a guidance that the checkpoint was not trained for.
+    It has sampled once already, freely and by the exact method, since the first sample of either is slower than others.
+    Raises ``CheckpointError``, or ``ValueError`` for a guidance that the checkpoint was not trained for.
     """
     policy = FlowPolicy.load(
         parameters.checkpoint, robot=robot, solver=parameters.solver, guidance_scale=parameters.guidance_scale
@@ -34,44 +37,75 @@ def deploy(parameters: PolicyParameters, robot: str) -> ChunkPolicy:
     if parameters.deadline_s > 0.0:
         _ = policy.evaluations_per_step  # refuses a solver without fixed steps before anything is sampled
     policy.sample(empty_observation(policy.contract), parameters.steps, 0)
+    if policy.refusal("rtc", parameters.steps) is None:
+        policy.sample(empty_observation(policy.contract), parameters.steps, 0, empty_continuation(policy.contract, "rtc"))
     if parameters.deadline_s == 0.0:
         return policy
-    return DeadlinePolicy(policy, parameters.deadline_s, measure_cost(policy))
+    return DeadlinePolicy(policy, parameters.deadline_s, measure_cost(policy), measure_cost(policy, "rtc"))
 
 
 class DeadlinePolicy:
     """``policy`` with as many solver steps as fit ``budget_s``, never more than asked for.
 
-    Where not even one step fits, it takes one: a late chunk beats none, and the latency tells.
+    Where not even one step fits, it takes one: a late chunk beats none, and the latency tells. ``exact_cost`` is what a chunk
+    costs by the method ``rtc``, which differentiates through the network; ``cost`` counts for every other one.
     """
 
-    def __init__(self, policy: FlowPolicy, budget_s: float, cost: StepCost) -> None:
-        self.contract = policy.contract
+    def __init__(self, policy: FlowPolicy, budget_s: float, cost: StepCost, exact_cost: StepCost | None = None) -> None:
+        self.contract, self.prefix = policy.contract, policy.prefix
         self.cost = cost
+        self._exact_cost = exact_cost or cost
         self._policy, self._budget_s = policy, budget_s
         self.choice(1)  # refuses a budget of nothing now rather than in the first sample
 
-    def choice(self, most: int) -> StepChoice:
-        """The steps taken when ``most`` are asked for."""
-        return steps_within(self._budget_s, self.cost, self._policy.evaluations_per_step, most)
+    def choice(self, most: int, method: str = "") -> StepChoice:
+        """The steps taken when ``most`` are asked for, in a chunk that is continued by ``method`` (empty: sampled freely)."""
+        cost = self._exact_cost if method == "rtc" else self.cost
+        return steps_within(self._budget_s, cost, self._policy.evaluations_per_step, most)
 
-    def sample(self, observation: Observation, steps: int, seed: int) -> tuple[FloatArray, int]:
-        """See ``ChunkPolicy``."""
-        return self._policy.sample(observation, self.choice(steps).steps, seed)
+    def sample(
+        self, observation: Observation, steps: int, seed: int, continuation: Continuation | None = None
+    ) -> tuple[FloatArray, int]:
+        """See ``ContinuingPolicy``."""
+        method = "" if continuation is None else continuation.method
+        return self._policy.sample(observation, self.choice(steps, method).steps, seed, continuation)
+
+    def refusal(self, method: str, steps: int) -> str | None:
+        """See ``ContinuingPolicy``; a deadline that leaves too few steps is as bad as asking for too few."""
+        asked = self._policy.refusal(method, steps)
+        if asked is not None:
+            return asked
+        left = self.choice(steps, method).steps
+        if self._policy.refusal(method, left) is None:
+            return None
+        return (
+            f"the deadline of {1e3 * self._budget_s:g} ms leaves {left} of {steps} solver steps, with which its guidance "
+            "overshoots; allow more time, or use receding, ensemble, or rtc_trained where the checkpoint allows it."
+        )
 
 
-def measure_cost(policy: FlowPolicy) -> StepCost:
-    """What a chunk costs on this machine now, in seconds: medians at several step counts, then a straight line."""
+def measure_cost(policy: FlowPolicy, method: str = "") -> StepCost:
+    """What a chunk costs on this machine now, in seconds: medians at several step counts, then a straight line.
+
+    ``method`` is that of the continuation, empty for a chunk that is sampled freely.
+    """
     observation = empty_observation(policy.contract)
+    continuation = empty_continuation(policy.contract, method) if method else None
     measured = []
-    for steps in STEP_COUNTS:
+    for steps in GUIDED_STEP_COUNTS if method else STEP_COUNTS:
         seconds, nfe = [], 0
         for _ in range(REPEATS):
             begin = time.perf_counter()
-            _, nfe = policy.sample(observation, steps, 0)
+            _, nfe = policy.sample(observation, steps, 0, continuation)
             seconds.append(time.perf_counter() - begin)
         measured.append((nfe, statistics.median(seconds)))
     return fit_cost(measured)
+
+
+def empty_continuation(contract: Contract, method: str) -> Continuation:
+    """All zeros, one step committed and half the horizon executed: for timing."""
+    half = contract.horizon // 2
+    return Continuation(method, np.zeros((contract.horizon, len(contract.action_joints))), min(1, half), half)
 
 
 def empty_observation(contract: Contract) -> Observation:

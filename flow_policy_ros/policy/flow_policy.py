@@ -1,17 +1,28 @@
-"""A checkpoint as the policy loop sees it: observation in, chunk of joint positions out."""
+"""A checkpoint as the policy loop sees it: observation in, chunk of joint positions out, continuing another if asked to."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from flow_policy_ros.flow.prefix import CleanPrefix
+from flow_policy_ros.flow.real_time_chunking import JacobianFreeGuidance, RealTimeGuidance, rtc_weights
+from flow_policy_ros.flow.solver import Velocity
 from flow_policy_ros.flow.solvers import make_solver
 from flow_policy_ros.models.conditioning import Conditioning
 from flow_policy_ros.policy.checkpoint import Checkpoint, load_checkpoint
 from flow_policy_ros.runtime.contract import ContractError
-from flow_policy_ros.runtime.types import FloatArray, Observation
+from flow_policy_ros.runtime.types import Continuation, FloatArray, Observation
+
+LEAST_GUIDED_STEPS = 5
+"""The pull of real-time chunking is up to beta = 5 times the error: in fewer steps than 5 one of Euler's overshoots."""
+GUIDANCES: dict[str, type[RealTimeGuidance] | type[JacobianFreeGuidance]] = {
+    "rtc": RealTimeGuidance,
+    "rtc_identity": JacobianFreeGuidance,
+}
 
 
 def keyed_noise(seed: int, stamp: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -22,7 +33,7 @@ def keyed_noise(seed: int, stamp: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class FlowPolicy:
-    """Implements ``runtime.policy_loop.ChunkPolicy``. Not for several threads at once.
+    """Implements ``runtime.policy_loop.ContinuingPolicy``. Not for several threads at once.
 
     ``robot`` chooses among several embodiments, ``solver`` replaces the checkpoint's (empty: keep it), ``guidance_scale``
     other than 1 needs a checkpoint trained with condition dropout. Raises ``ValueError`` for what the checkpoint cannot do.
@@ -39,6 +50,7 @@ class FlowPolicy:
         self.codec = checkpoint.codec_of(robot)
         self.contract = self.codec.contract
         self.model = checkpoint.model.eval().to(device)
+        self.prefix = self.model.flow.prefix
         self._device = device
         self._solver = make_solver(solver) if solver else self.model.solver
         self._guidance_scale = guidance_scale
@@ -57,21 +69,62 @@ class FlowPolicy:
         """Evaluations of the velocity per solver step. Raises ``ValueError`` for a solver without fixed steps."""
         return len(self._solver.times(1))
 
-    def sample(self, observation: Observation, steps: int, seed: int) -> tuple[FloatArray, int]:
+    def sample(
+        self, observation: Observation, steps: int, seed: int, continuation: Continuation | None = None
+    ) -> tuple[FloatArray, int]:
         """Positions (H, A) float64 in rad or m, columns as ``contract.action_joints``, and the evaluations made.
 
-        The same (seed, observation) gives the same chunk. Raises ``ContractError`` for one that does not fit.
+        The same (seed, observation, continuation) gives the same chunk. Raises ``ContractError`` for an observation that does
+        not fit, ``ValueError`` for a continuation that does not, or that ``refusal`` speaks against.
         """
         position = torch.as_tensor(observation.joint_position)[None]
-        with torch.inference_mode():
+        guide = None if continuation is None else self._guide(continuation, steps, position)
+        # Exact real-time chunking differentiates through the network, which inference mode forbids.
+        with torch.inference_mode(continuation is None or continuation.method != "rtc"), torch.no_grad():
             solved = self.model.sample(
                 self.conditioning(observation),
                 steps,
                 self.noise(observation.stamp, seed),
                 guidance_scale=self._guidance_scale,
+                guide=guide,
                 solver=self._solver,
             )
             return self.codec.decode(solved.x.cpu(), position)[0].numpy(), solved.nfe
+
+    def refusal(self, method: str, steps: int) -> str | None:
+        """See ``ContinuingPolicy``."""
+        if method == "rtc_trained":
+            if self.prefix >= 1:
+                return None
+            return (
+                "the checkpoint was trained without committed prefixes; use rtc or rtc_identity, which any checkpoint can do, or "
+                "train with --prefix."
+            )
+        if method not in GUIDANCES:
+            return f"chunks can be continued by {', '.join((*GUIDANCES, 'rtc_trained'))} only."
+        if steps < LEAST_GUIDED_STEPS:
+            return (
+                f"with {steps} solver steps its guidance overshoots; use {LEAST_GUIDED_STEPS} or more, or a mode without "
+                "guidance (receding, ensemble, or rtc_trained where the checkpoint allows it)."
+            )
+        return None
+
+    def _guide(self, continuation: Continuation, steps: int, position: torch.Tensor) -> Callable[[Velocity], Velocity]:
+        """What makes the velocity go on from ``continuation``. Raises ``ValueError``."""
+        method, horizon = continuation.method, self.contract.horizon
+        problem = self.refusal(method, steps)
+        if problem is not None:
+            raise ValueError(f"continuation by {method}: {problem}")
+        expected = (horizon, len(self.contract.action_joints))
+        if continuation.previous.shape != expected:
+            raise ValueError(f"previous has shape {continuation.previous.shape}, expected {expected} (horizon, joints).")
+        previous = self.codec.encode(torch.as_tensor(continuation.previous)[None], position).to(self._device)
+        if method == "rtc_trained":
+            if continuation.delay > self.prefix:
+                raise ValueError(f"delay is {continuation.delay} steps, the checkpoint was trained with up to {self.prefix}.")
+            return lambda velocity: CleanPrefix(velocity, previous, continuation.delay)
+        weights, guidance = rtc_weights(horizon, continuation.delay, continuation.execute), GUIDANCES[method]
+        return lambda velocity: guidance(velocity, previous, weights)
 
     def conditioning(self, observation: Observation) -> Conditioning:
         """What the network sees of an observation, a batch of one. Raises ``ContractError`` for one that does not fit."""

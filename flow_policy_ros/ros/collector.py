@@ -22,7 +22,7 @@ from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState
 
 SOMETHING = ("chunk", "command")
-"""``frame_id`` of a lockstep word that announces a product."""
+"""Words in the ``frame_id`` of a lockstep header that announce a product which is kept here."""
 STALE = "stale"
 """``frame_id`` of the policy's lockstep word when a chunk was due and an input was too old."""
 
@@ -193,7 +193,7 @@ class Collector:
             self._stale[stamp] = self.messages.get("policy", "an input was too old")
 
     def _on_command_word(self, word: Header) -> None:
-        self._command_words[from_time(word.stamp)] = word.frame_id in SOMETHING
+        self._command_words[from_time(word.stamp)] = not set(SOMETHING).isdisjoint(word.frame_id.split())
 
     def _on_features(self, message: Image) -> None:
         self.features += 1

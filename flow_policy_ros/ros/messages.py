@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState, Setpoint
+from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState, Plan, Setpoint
 
 SECOND_NS = 1_000_000_000
 
@@ -78,10 +78,7 @@ def chunk_to_message(chunk: Chunk) -> JointTrajectory:
     """``header.stamp`` is the chunk's, point k lies ``k · dt_ns`` after it. Round trip exact."""
     message = JointTrajectory(joint_names=list(chunk.names))
     message.header.stamp = to_time(chunk.stamp)
-    message.points = [
-        JointTrajectoryPoint(positions=doubles(row), time_from_start=to_duration(k * chunk.dt_ns))
-        for k, row in enumerate(chunk.positions)
-    ]
+    message.points = _points(chunk.positions, chunk.dt_ns)
     return message
 
 
@@ -90,15 +87,28 @@ def chunk_from_message(message: JointTrajectory) -> Chunk:
 
     ``nfe``, ``seed`` and ``observation_stamps`` do not travel in it (see ``chunk_info``).
     """
-    names = tuple(message.joint_names)
-    if len(message.points) < 2:
-        raise MessageError(f"chunk has {len(message.points)} points, expected at least 2.")
-    times = [from_time(point.time_from_start) for point in message.points]
-    dt = times[1]
-    if dt <= 0 or any(time != k * dt for k, time in enumerate(times)):
-        raise MessageError(f"chunk points lie at {times[:4]}… ns, expected 0, dt, 2·dt, … with dt above zero.")
-    rows = [_row("chunk", f"positions in point {k}", names, point.positions) for k, point in enumerate(message.points)]
-    return Chunk(from_time(message.header.stamp), dt, names, np.stack(rows))
+    dt, rows = _rows("chunk", message)
+    return Chunk(from_time(message.header.stamp), dt, tuple(message.joint_names), rows)
+
+
+def plan_to_message(plan: Plan) -> JointTrajectory:
+    """``header.stamp`` is the plan's, ``header.frame_id`` the stamp in ns of the chunk that it was made of. Round trip exact for
+    two rows or more."""
+    message = JointTrajectory(joint_names=list(plan.names))
+    message.header.stamp = to_time(plan.stamp)
+    message.header.frame_id = str(plan.chunk_stamp)
+    message.points = _points(plan.positions, plan.dt_ns)
+    return message
+
+
+def plan_from_message(message: JointTrajectory) -> Plan:
+    """Raises ``MessageError`` for fewer than two points, uneven times, rows unlike the names, or no chunk's stamp."""
+    dt, rows = _rows("plan", message)
+    try:
+        chunk_stamp = int(message.header.frame_id)
+    except ValueError as error:
+        raise MessageError(f"plan has the frame_id '{message.header.frame_id}', expected the stamp of a chunk in ns.") from error
+    return Plan(from_time(message.header.stamp), dt, tuple(message.joint_names), rows, chunk_stamp)
 
 
 def chunk_info(chunk: Chunk, duration_ms: float) -> DiagnosticStatus:
@@ -112,6 +122,12 @@ def chunk_info(chunk: Chunk, duration_ms: float) -> DiagnosticStatus:
         "duration_ms": f"{duration_ms:.3f}",
         **{f"observation.{stream}": stamp for stream, stamp in chunk.observation_stamps.items()},
     }
+    if chunk.execution is not None:
+        execution = chunk.execution
+        values["mode"] = execution.mode
+        values["continued"] = execution.continued
+        values["delay_steps"], values["execute_steps"] = execution.delay, execution.execute
+        values["clamped"] = " ".join(execution.clamped)
     return DiagnosticStatus(
         level=DiagnosticStatus.OK, name="chunk", values=[KeyValue(key=k, value=str(v)) for k, v in values.items()]
     )
@@ -139,15 +155,43 @@ def setpoint_to_message(
     return message
 
 
+def trajectory_to_message(
+    stamp: int,
+    times_ns: Sequence[int],
+    names: tuple[str, ...],
+    position: FloatArray,
+    velocity: FloatArray,
+    acceleration: FloatArray,
+) -> JointTrajectory:
+    """A trajectory for a controller: rows (N, C) of position, velocity, acceleration, row k at ``stamp + times_ns[k]``."""
+    message = JointTrajectory(joint_names=list(names))
+    message.header.stamp = to_time(stamp)
+    message.points = [
+        JointTrajectoryPoint(
+            positions=doubles(p), velocities=doubles(v), accelerations=doubles(a), time_from_start=to_duration(time)
+        )
+        for time, p, v, a in zip(times_ns, position, velocity, acceleration, strict=True)
+    ]
+    return message
+
+
 def executed_to_message(setpoint: Setpoint) -> JointStateMsg:
     """The stamped record of a set-point that was sent: positions and the velocities that they imply."""
     return joint_state_to_message(JointState(setpoint.stamp, setpoint.names, setpoint.position, setpoint.velocity))
 
 
+def setpoint_from_executed(message: JointStateMsg) -> Setpoint:
+    """The set-point of such a record; its acceleration, which is not in there, is NaN. Raises ``MessageError``."""
+    state = joint_state_from_message(message)
+    if state.velocity is None:
+        raise MessageError("executed set-point has no velocities, expected one per name.")
+    return Setpoint(state.stamp, state.names, state.position, state.velocity, np.full_like(state.position, np.nan))
+
+
 def command_message_type(interface: str) -> type:
-    """Message class of a ``Robot.command_interface``."""
-    types = {"joint_trajectory": JointTrajectory, "float64_array": Float64MultiArray, "joint_state": JointStateMsg}
-    return types[interface]
+    """Message class of a ``Robot.command_interface``; of ``follow_joint_trajectory`` what its goals hold."""
+    types = {"float64_array": Float64MultiArray, "joint_state": JointStateMsg}
+    return types.get(interface, JointTrajectory)
 
 
 def command_from_message(
@@ -180,3 +224,22 @@ def _row(what: str, field: str, names: tuple[str, ...], values: Sequence[float] 
     if len(values) != len(names):
         raise MessageError(f"{what} has {len(names)} names but {len(values)} {field}; expected one per name.")
     return np.array(values, dtype=np.float64)
+
+
+def _points(positions: FloatArray, dt_ns: int) -> list[JointTrajectoryPoint]:
+    return [
+        JointTrajectoryPoint(positions=doubles(row), time_from_start=to_duration(k * dt_ns)) for k, row in enumerate(positions)
+    ]
+
+
+def _rows(what: str, message: JointTrajectory) -> tuple[int, FloatArray]:
+    """Spacing in ns and positions (N, A) of an evenly timed trajectory that begins at its stamp."""
+    names = tuple(message.joint_names)
+    if len(message.points) < 2:
+        raise MessageError(f"{what} has {len(message.points)} points, expected at least 2.")
+    times = [from_time(point.time_from_start) for point in message.points]
+    dt = times[1]
+    if dt <= 0 or any(time != k * dt for k, time in enumerate(times)):
+        raise MessageError(f"{what} points lie at {times[:4]}… ns, expected 0, dt, 2·dt, … with dt above zero.")
+    rows = [_row(what, f"positions in point {k}", names, point.positions) for k, point in enumerate(message.points)]
+    return dt, np.stack(rows)

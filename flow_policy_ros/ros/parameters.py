@@ -41,9 +41,11 @@ def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
 
 
 def robot_of(node: Node) -> Robot:
-    """Declare ``robot_file`` and read it. Raises ``RobotFileError``."""
+    """Declare ``robot_file``, if it is not yet, and read that file. Raises ``RobotFileError``."""
     text = "Robot file (YAML): joints, limits, cameras, topics, and the defaults of the other parameters."
-    value = node.declare_parameter("robot_file", "", ParameterDescriptor(description=text, read_only=True)).value
+    if not node.has_parameter("robot_file"):
+        node.declare_parameter("robot_file", "", ParameterDescriptor(description=text, read_only=True))
+    value = node.get_parameter("robot_file").value
     if not value:
         raise RobotFileError(
             "the parameter robot_file is not set; give the path of a robot file, for instance "
@@ -55,20 +57,34 @@ def robot_of(node: Node) -> Robot:
 class NodeParameters:
     """The parameter blocks of one node, declared under their prefixes (``policy.rate_hz``).
 
-    ``on_change(prefix, block)`` is called with the new block after a valid change, from the thread that spins the node.
+    ``on_change(prefix, block)`` is called with the new block at a valid change, from the thread that spins the node; if it
+    raises a ``ValueError`` the change is refused with its text, and nothing changes.
+    ``judge(prefix, block)`` is called before and raises ``ParameterError`` for what the block's own bounds cannot tell.
     """
 
     def __init__(
-        self, node: Node, robot: Robot, prefixes: tuple[str, ...], on_change: Callable[[str, Any], None] | None = None
+        self,
+        node: Node,
+        robot: Robot,
+        prefixes: tuple[str, ...],
+        on_change: Callable[[str, Any], None] | None = None,
+        judge: Callable[[str, Any], None] | None = None,
     ) -> None:
         """Raises ``ParameterError`` for a value out of type, bounds or choices, and for an unknown name under a prefix."""
+        self._node = node
         self._on_change = on_change
+        self._judge = judge
         self._blocks: dict[str, Any] = {}
         for prefix in prefixes:
             cls = BLOCKS[prefix]
             self._blocks[prefix] = _declare(node, cls, prefix, from_flat(cls, prefix, robot.parameters))
             _refuse_unknown(node, cls, prefix)
         node.add_on_set_parameters_callback(self._set)
+
+    def withdraw(self) -> None:
+        """Undeclare them all, so that they can be declared with the defaults of another robot file."""
+        self._node.remove_on_set_parameters_callback(self._set)
+        undeclare(self._node, tuple(self._blocks))
 
     def block(self, cls: type[T]) -> T:
         """The current block of type ``cls``."""
@@ -84,14 +100,32 @@ class NodeParameters:
                     block = changed[prefix]
                     value = check(type(block), name, parameter.value, prefix + ".")
                     changed[prefix] = dataclasses.replace(block, **{name: value})
+            if self._judge is not None:
+                for prefix, block in changed.items():
+                    if block != self._blocks[prefix]:
+                        self._judge(prefix, block)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        previous, self._blocks = self._blocks, changed
-        if self._on_change is not None:
+        told: list[str] = []
+        try:
             for prefix, block in changed.items():
-                if block != previous[prefix]:
+                if self._on_change is not None and block != self._blocks[prefix]:
                     self._on_change(prefix, block)
+                    told.append(prefix)
+        except ValueError as error:
+            for prefix in told:
+                self._on_change(prefix, self._blocks[prefix])  # type: ignore[misc]  # there is one: somebody was told
+            return SetParametersResult(successful=False, reason=str(error))
+        self._blocks = changed
         return SetParametersResult(successful=True)
+
+
+def undeclare(node: Node, prefixes: tuple[str, ...]) -> None:
+    """Undeclare what is declared under ``prefixes``, read-only parameters too."""
+    for name in [n for n in node._parameters if n.partition(".")[0] in prefixes]:
+        # rclpy undeclares no read-only parameter, though nobody but the node itself can ask for it
+        node._descriptors[name].read_only = False
+        node.undeclare_parameter(name)
 
 
 def _refuse_unknown(node: Node, cls: type, prefix: str) -> None:

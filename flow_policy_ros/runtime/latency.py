@@ -10,9 +10,30 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 STAGES = ("perception", "inference")
 REMEDY = "give one that 'flow_policy evaluate' measured (kept in ~/.cache/flow_policy_ros), or use --latency measured."
+
+
+class Delays(Protocol):
+    """How long the product of a stage takes, and whether it gets lost on the way: a profile, or one with disturbances."""
+
+    def delay(self, stage: str, stamp: int, seed: int = 0) -> int:
+        """ns that ``stage`` takes for the product with this ``stamp``, also for one that gets lost."""
+
+    def dropped(self, stage: str, stamp: int, seed: int = 0) -> bool:
+        """Whether that product gets lost."""
+
+
+def keyed_integer(seed: int, kind: str, stamp: int) -> int:
+    """64 random bits that depend on (``seed``, ``kind``, ``stamp``) alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{kind}:{stamp}".encode()).digest()[:8], "big")
+
+
+def keyed_uniform(seed: int, kind: str, stamp: int) -> float:
+    """A number drawn evenly from [0, 1), keyed as ``keyed_integer``."""
+    return (keyed_integer(seed, kind, stamp) >> 11) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -30,8 +51,11 @@ class LatencyProfile:
         samples = self.samples_ms.get(stage, ())
         if not samples:
             return 0
-        digest = hashlib.sha256(f"{seed}:{stage}:{stamp}".encode()).digest()
-        return int(samples[int.from_bytes(digest[:8], "big") % len(samples)] * 1e6)
+        return int(samples[keyed_integer(seed, stage, stamp) % len(samples)] * 1e6)
+
+    def dropped(self, stage: str, stamp: int, seed: int = 0) -> bool:
+        """Never: a profile loses nothing."""
+        return False
 
     def sha256(self) -> str:
         """Hash of the samples, for the records of a run."""

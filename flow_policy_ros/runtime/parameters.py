@@ -66,6 +66,17 @@ class PolicyParameters:
         unit="s",
         bounds=(0.0, 10.0),
     )
+    mode: str = parameter(
+        "receding",
+        "How chunks follow each other: receding (the newest replaces), ensemble (predictions for one instant are averaged), or "
+        "real-time chunking, in which the newest continues what is being executed: rtc (exact), rtc_identity (without gradients), "
+        "rtc_trained (for checkpoints trained with --prefix).",
+        choices=("receding", "ensemble", "rtc", "rtc_identity", "rtc_trained"),
+        live=True,
+    )
+    delay_quantile: float = parameter(
+        0.9, "Of the delays measured lately, the share that is to be covered by committed steps.", bounds=(0.0, 1.0), live=True
+    )
     seed: int = parameter(0, "Noise is drawn from (seed, stamp of the joint state).", bounds=(0, 2**31 - 1), live=True)
     threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
     joint_state_max_age_s: float = parameter(
@@ -82,7 +93,22 @@ class CommandParameters:
 
     rate_hz: float = parameter(100.0, "Control rate.", unit="Hz", bounds=(1.0, 1000.0))
     limit_scale: float = parameter(
-        1.0, "Factor on every velocity and acceleration limit.", bounds=(0.01, 10.0)
+        1.0,
+        "Factor on every velocity, acceleration and jerk limit. A reduction takes effect once the motion has been braked to it.",
+        bounds=(0.01, 10.0),
+        live=True,
+    )
+    group_scale: str = parameter(
+        "", "Further factors for groups of the robot file, as 'arm=0.5 thumb=0.3'; other joints have 1.", live=True
+    )
+    smoothing: float = parameter(
+        0.0, "Time over which a chunk's points are smoothed; 0 goes through every point.", unit="s", bounds=(0.0, 1.0), live=True
+    )
+    splice_s: float = parameter(
+        0.06, "A new chunk takes over from the one before within this time.", unit="s", bounds=(0.0, 2.0), live=True
+    )
+    slow_down: bool = parameter(
+        True, "Slow a chunk down along its path where it is too fast, instead of cutting its corners.", live=True
     )
     joint_state_max_age_s: float = parameter(
         0.2, "An older joint state is a fault: decelerated stop, then hold.", unit="s", bounds=(0.001, 10.0), live=True
@@ -99,6 +125,70 @@ class CommandParameters:
         "How far the measured position may lie outside the command range at start.",
         unit="rad or m",
         bounds=(0.0, 10.0),
+    )
+    first_command_max: float = parameter(
+        0.5,
+        "How far the first set-point of a chunk that sets the robot in motion may lie from the measured position.",
+        unit="rad or m",
+        bounds=(0.001, 100.0),
+        live=True,
+    )
+    soft_start_s: float = parameter(
+        1.0, "For this long after a start from rest the limits rise to their full values.", unit="s", bounds=(0.0, 60.0), live=True
+    )
+    soft_start_scale: float = parameter(
+        0.2, "Factor on velocity, acceleration and jerk limits at a start from rest.", bounds=(0.01, 1.0), live=True
+    )
+    tracking_time_s: float = parameter(
+        0.1,
+        "A joint farther from its set-point than the robot file's 'tracking' for longer than this is a fault.",
+        unit="s",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    effort_time_s: float = parameter(
+        0.05, "A joint above the robot file's 'effort' for longer than this is a fault.", unit="s", bounds=(0.0, 10.0), live=True
+    )
+    stall_s: float = parameter(
+        0.1,
+        "A gap between two ticks longer than this, and than three periods, is a fault: the robot was not under control.",
+        unit="s",
+        bounds=(0.001, 10.0),
+        live=True,
+    )
+    autostart: bool = parameter(True, "Begin enabled; otherwise the service command/enable has to be called.")
+    deadman: str = parameter(
+        "",
+        "Hold-to-run switch: 'bool' on topic command/deadman, 'joy' for a button on topic joy; empty for none.",
+        choices=("", "bool", "joy"),
+    )
+    deadman_button: int = parameter(0, "Index of the button of 'joy'.", bounds=(0, 63))
+    deadman_max_age_s: float = parameter(
+        0.25, "Silence of the switch for longer than this counts as released.", unit="s", bounds=(0.01, 10.0), live=True
+    )
+    collision_margin: float = parameter(
+        0.0,
+        "Distance between links, or to the workspace's bounds, below which motion slows and at half of which it stops; 0 for no "
+        "check. Needs a URDF in the robot file and the package 'pin'.",
+        unit="m",
+        bounds=(0.0, 1.0),
+    )
+    realtime_priority: int = parameter(
+        40,
+        "Priority under SCHED_FIFO that the node asks for outside lockstep, below that of the kernel's interrupt threads (50); 0 "
+        "does not ask. Without the right to it the node runs under ordinary scheduling and says so.",
+        bounds=(0, 99),
+    )
+    lock_memory: bool = parameter(True, "Ask, outside lockstep, that the process's memory is never swapped out.")
+    wake_ahead_s: float = parameter(
+        0.0005,
+        "The node wakes this long before each tick, runs through the safety stage once on made-up inputs, so that the processor "
+        "has it at hand, and waits for the exact instant; at most a quarter of the period, 0 for neither.",
+        unit="s",
+        bounds=(0.0, 0.005),
+    )
+    statistics_s: float = parameter(
+        10.0, "Time over which period errors and stage times on /diagnostics are taken.", unit="s", bounds=(0.1, 60.0)
     )
 
 
@@ -124,7 +214,12 @@ class LockstepParameters:
         5.0, "Wall time to wait for a missing product before going on without it.", unit="s", bounds=(0.01, 600.0)
     )
     latency: str = parameter("", "Latency profile (JSON file) injected into simulated time; empty for none.")
-    seed: int = parameter(0, "Injected delays are drawn from (seed, stage, stamp).", bounds=(0, 2**31 - 1))
+    inject: str = parameter(
+        "",
+        "Disturbances for tests, in lockstep and in real time: 'delay=0.02..0.08,spike=0.3@0.05,drop-chunks=0.1,drop-frames=0.2' "
+        "(seconds, probabilities); empty for none.",
+    )
+    seed: int = parameter(0, "Injected delays and losses are drawn from (seed, stage, stamp).", bounds=(0, 2**31 - 1))
 
 
 BLOCKS: dict[str, type] = {

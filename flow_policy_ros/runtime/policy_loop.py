@@ -1,19 +1,38 @@
 """When to sample, from what, and whether the result may leave: the policy node without ROS.
 
-Networks live behind ``ChunkPolicy``; nothing here imports torch, reads a clock or starts a thread. A caller with a
-worker thread calls ``observe`` where the inputs arrive and ``infer`` in the worker; ``step`` is the two in one.
+Networks live behind ``ChunkPolicy``; nothing here imports torch, reads a clock or starts a thread. How chunks follow each
+other is ``chunk_execution``'s. A caller with a worker thread calls ``observe`` and ``finish`` where the inputs arrive and
+``infer`` in the worker; ``step`` is the three in one.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from flow_policy_ros.runtime.buffers import ObservationAssembler, Stale
+from flow_policy_ros.runtime.chunk_execution import CONTINUING, ChunkExecution, Ensemble, Pace, RealTime, Receding
 from flow_policy_ros.runtime.contract import Contract
-from flow_policy_ros.runtime.parameters import PolicyParameters
-from flow_policy_ros.runtime.types import Chunk, Features, FloatArray, JointState, Observation
+from flow_policy_ros.runtime.delay import DelayEstimator
+from flow_policy_ros.runtime.executed import ExecutedTimeline
+from flow_policy_ros.runtime.joint_order import BadInput
+from flow_policy_ros.runtime.parameters import ParameterError, PolicyParameters
+from flow_policy_ros.runtime.types import (
+    Chunk,
+    Continuation,
+    Execution,
+    Features,
+    FloatArray,
+    JointState,
+    Observation,
+    Plan,
+    Setpoint,
+)
+
+PLAN_PATIENCE_NS = 50_000_000
+"""What became of a chunk is waited for no longer than this: the command stage may have refused it, or be gone."""
 
 
 class ChunkPolicy(Protocol):
@@ -28,10 +47,43 @@ class ChunkPolicy(Protocol):
         """
 
 
+@runtime_checkable
+class ContinuingPolicy(ChunkPolicy, Protocol):
+    """One whose chunk can continue what is being executed, which real-time chunking needs."""
+
+    prefix: int
+    """The longest committed prefix in steps that the network was trained with; 0 when with none."""
+
+    def sample(
+        self, observation: Observation, steps: int, seed: int, continuation: Continuation | None = None
+    ) -> tuple[FloatArray, int]:
+        """See ``ChunkPolicy``; a chunk that goes on from ``continuation``, if there is one."""
+
+    def refusal(self, method: str, steps: int) -> str | None:
+        """Why chunks cannot be continued by ``method`` in ``steps`` solver steps, with the remedy; None when they can."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a chunk is to be sampled from: an observation, in how many solver ``steps``, with which ``seed``, and what it has to
+    continue (None: nothing). Parameters that change meanwhile do not change it."""
+
+    observation: Observation
+    steps: int
+    seed: int
+    continuation: Continuation | None = None
+    execution: Execution | None = None
+
+
 class PolicyLoop:
-    """Samples ``policy`` on a fixed grid of ``parameters.rate_hz``, from the newest valid observation."""
+    """Samples ``policy`` on a fixed grid of ``parameters.rate_hz``, from the newest valid observation.
+
+    ``clamped`` counts by name the steps that real-time chunking could not keep to. Raises ``ParameterError`` for a mode that
+    the policy cannot do (see ``refusal``).
+    """
 
     def __init__(self, policy: ChunkPolicy, parameters: PolicyParameters) -> None:
+        self.clamped: dict[str, int] = {}
         self._policy = policy
         self._contract = policy.contract
         self._parameters = parameters
@@ -40,11 +92,34 @@ class PolicyLoop:
         )
         self._origin: int | None = None  # instant of grid point 0
         self._next = 0  # number of the grid point that is due next
+        self._busy_until = 0
+        self._awaited: int | None = None  # stamp of the last chunk, until the command stage says what it made of it
+        self._executed = ExecutedTimeline(policy.contract.action_joints)
+        self._delays = DelayEstimator()
+        self._rejected: dict[str, int] = {}
+        self.require(parameters)
+        self._execution = self._make_execution(parameters.mode)
 
     @property
     def rejections(self) -> dict[str, int]:
         """Refused inputs by kind."""
-        return dict(self._assembler.rejections)
+        return {**self._assembler.rejections, **self._rejected}
+
+    @property
+    def delay(self) -> int | None:
+        """Delay in ns from a chunk's stamp until the robot obeys it, as it is reckoned with; None before one is measured."""
+        return self._delays.quantile(self._parameters.delay_quantile)
+
+    def require(self, parameters: PolicyParameters) -> None:
+        """Raise ``ParameterError`` when the policy cannot execute chunks as ``parameters`` say. Changes nothing."""
+        if parameters.mode not in CONTINUING:
+            return
+        if not isinstance(self._policy, ContinuingPolicy):
+            reason: str | None = "this policy cannot continue a chunk; use receding or ensemble."
+        else:
+            reason = self._policy.refusal(parameters.mode, parameters.steps)
+        if reason is not None:
+            raise ParameterError(f"parameter policy.mode is '{parameters.mode}', but {reason}")
 
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. Raises ``BadInput``."""
@@ -54,26 +129,79 @@ class PolicyLoop:
         """Take features, visible from ``received`` (ns) on. Raises ``BadInput``."""
         self._assembler.on_features(features, received)
 
+    def on_setpoint(self, setpoint: Setpoint, received: int) -> None:
+        """Take a set-point that was sent, known from ``received`` (ns) on. Raises ``BadInput``."""
+        try:
+            self._executed.on_setpoint(setpoint, received)
+        except BadInput as error:
+            self._reject(error)
+            raise
+
+    def on_plan(self, plan: Plan, received: int) -> None:
+        """Take what the command stage made of a chunk, known from ``received`` (ns) on. Raises ``BadInput``.
+
+        It tells how long a chunk takes from its observation until the robot obeys it.
+        """
+        try:
+            self._executed.on_plan(plan, received)
+        except BadInput as error:
+            self._reject(error)
+            raise
+        self._delays.add(plan.stamp - plan.chunk_stamp)
+        if self._awaited is not None and plan.chunk_stamp >= self._awaited:
+            self._awaited = None
+
+    def occupy(self, until: int) -> None:
+        """The policy is busy with a chunk until that instant (ns), at which it is published: none is due before it."""
+        self._busy_until = until
+
+    def waiting(self, now: int) -> bool:
+        """Whether the policy is busy at ``now``, or, to continue the last chunk, has to know first what became of it."""
+        patient = self._execution.continues and self._awaited is not None
+        return now < self._busy_until + (PLAN_PATIENCE_NS if patient else 0)
+
     def due(self, now: int) -> bool:
-        """Whether a sample is due at ``now``: at once after a reset, then once per grid point. Changes nothing."""
+        """Whether a sample is due at ``now``: at once after a reset, then once per grid point, when it is not ``waiting``.
+
+        Changes nothing.
+        """
         if self._origin is None or now < self._origin:  # never sampled, or the clock was set back
             return True
-        return now >= self._instant(self._next)
+        return now >= self._instant(self._next) and not self.waiting(now)
 
-    def observe(self, now: int) -> Observation | Stale:
-        """Use up the grid points up to ``now`` and return the observation; missed points are not made up for."""
-        if self._origin is None or now < self._origin:
+    def observe(self, now: int) -> SampleRequest | Stale:
+        """Use up the grid points up to ``now`` and say what to sample from; missed points are not made up for."""
+        if self._origin is not None and now < self._origin:  # what was before the clock was set back lies in the future
+            self._origin, self._busy_until, self._awaited = None, 0, None
+            self._executed.clear()
+            self._execution.forget()
+        if self._origin is None:
             self._origin = now
         # Grid instants are rounded to ns, so the quotient may be one low; the loop makes it exact.
         self._next = int((now - self._origin) * self._parameters.rate_hz / 1e9)
         while self._instant(self._next) <= now:
             self._next += 1
-        return self._assembler.observe(now)
+        observation = self._assembler.observe(now)
+        if isinstance(observation, Stale):
+            return observation
+        # Chunks cannot follow each other faster than they are made.
+        pace = Pace(now, self.delay, max(round(1e9 / self._parameters.rate_hz), self.delay or 0))
+        continuation, execution = self._execution.before(observation.stamp, self._executed, pace)
+        for name in execution.clamped:
+            self.clamped[name] = self.clamped.get(name, 0) + 1
+        return SampleRequest(observation, self._parameters.steps, self._parameters.seed, continuation, execution)
 
-    def infer(self, observation: Observation) -> Chunk | Stale:
-        """Sample a chunk. ``Stale`` when the policy's output has the wrong shape, NaN or Inf: nothing may follow it."""
-        steps, seed = self._parameters.steps, self._parameters.seed
-        sampled, nfe = self._policy.sample(observation, steps, seed)
+    def infer(self, request: SampleRequest) -> Chunk | Stale:
+        """Sample a chunk, to be given to ``finish``. Reads nothing that inputs or parameters change: both may go on coming.
+
+        ``Stale`` when the policy's output has the wrong shape, NaN or Inf: nothing may follow it.
+        """
+        observation, continuation = request.observation, request.continuation
+        steps, seed = request.steps, request.seed
+        if continuation is not None and isinstance(self._policy, ContinuingPolicy):
+            sampled, nfe = self._policy.sample(observation, steps, seed, continuation)
+        else:
+            sampled, nfe = self._policy.sample(observation, steps, seed)
         positions = np.asarray(sampled, dtype=np.float64)
         expected = (self._contract.horizon, len(self._contract.action_joints))
         if positions.shape != expected:
@@ -96,15 +224,28 @@ class PolicyLoop:
             int(nfe),
             seed,
             dict(observation.stamps),
+            request.execution,
         )
 
+    def finish(self, chunk: Chunk) -> Chunk:
+        """What is to be published of a sampled chunk."""
+        self._awaited = chunk.stamp
+        return self._execution.after(chunk)
+
     def step(self, now: int) -> Chunk | Stale:
-        """``observe`` and ``infer``."""
-        observation = self.observe(now)
-        return observation if isinstance(observation, Stale) else self.infer(observation)
+        """``observe``, ``infer`` and ``finish``."""
+        request = self.observe(now)
+        product = request if isinstance(request, Stale) else self.infer(request)
+        return product if isinstance(product, Stale) else self.finish(product)
 
     def update(self, parameters: PolicyParameters) -> None:
-        """Use other parameters from now on. A new rate begins its grid at the last grid point used."""
+        """Use other parameters from now on. A new rate begins its grid at the last grid point used.
+
+        Raises ``ParameterError`` for a mode that the policy cannot do; then nothing has changed.
+        """
+        self.require(parameters)
+        if parameters.mode != self._parameters.mode:
+            self._execution = self._make_execution(parameters.mode)
         if self._origin is not None and parameters.rate_hz != self._parameters.rate_hz:
             self._origin = self._instant(self._next - 1)
             self._next = 1
@@ -113,10 +254,24 @@ class PolicyLoop:
         self._assembler.features_max_age_s = parameters.features_max_age_s
 
     def reset(self) -> None:
-        """Forget the inputs and the grid; the counts of rejections stay."""
+        """Forget the inputs, what was executed and measured, and the grid; the counts stay."""
         self._assembler.clear()
+        self._executed.clear()
+        self._delays.clear()
+        self._execution.forget()
         self._origin = None
         self._next = 0
+        self._busy_until = 0
+        self._awaited = None
+
+    def _make_execution(self, mode: str) -> ChunkExecution:
+        if mode in CONTINUING:
+            trained = self._policy.prefix if mode == "rtc_trained" and isinstance(self._policy, ContinuingPolicy) else None
+            return RealTime(mode, self._contract, trained)
+        return Ensemble() if mode == "ensemble" else Receding()
+
+    def _reject(self, error: BadInput) -> None:
+        self._rejected[error.kind] = self._rejected.get(error.kind, 0) + 1
 
     def _instant(self, number: int) -> int:
         """Instant of a grid point: from the origin each time, so that rounding does not add up."""

@@ -1,47 +1,36 @@
 """The robot file: joints, groups, limits, topics, rates, read alike by every node and every offline tool.
 
 A robot file is ROS-native YAML (``/**: ros__parameters:``), so that it can be given to a node with
-``--params-file`` unchanged. The ``robot`` block is read here; the blocks ``command``, ``policy``,
-``perception`` and ``sim`` are node parameters (``runtime.parameters``).
+``--params-file`` unchanged. The ``robot`` block is read here, its limits by ``robot_limits``; the blocks ``command``,
+``policy``, ``perception`` and ``sim`` are node parameters (``runtime.parameters``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
+from flow_policy_ros.runtime.controller_file import controller_joints
+from flow_policy_ros.runtime.joint_limits import JointLimits, Mimic
 from flow_policy_ros.runtime.parameters import BLOCKS
+from flow_policy_ros.runtime.robot_limits import Origin, resolve_limits
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, flatten, known, names, need, read_yaml
 from flow_policy_ros.runtime.types import FloatArray
+from flow_policy_ros.runtime.urdf import Urdf, read_urdf
 
+__all__ = ["INTERFACES", "Camera", "JointLimits", "Mimic", "Robot", "RobotFileError", "load_robot"]
 
-class RobotFileError(ValueError):
-    """A robot file that cannot be used; the message names file, key and remedy."""
-
-
-@dataclass(frozen=True)
-class JointLimits:
-    """Limits of J joints, each array (J,), in the robot file's joint order; rad or m, s, N·m.
-
-    ``lower``/``upper`` bound *commands* (a position-servo robot may command beyond its joint stop to press);
-    ``velocity``, ``acceleration`` bound consecutive set-points; ``effort`` is information, inf when unknown.
-    """
-
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    velocity: FloatArray
-    acceleration: FloatArray
-    effort: FloatArray
-
-    def scaled(self, factor: float) -> JointLimits:
-        """The same position range with velocity and acceleration times ``factor``."""
-        return replace(self, velocity=self.velocity * factor, acceleration=self.acceleration * factor)
+INTERFACES = ("joint_trajectory", "joint_trajectory_chunk", "follow_joint_trajectory", "float64_array", "joint_state")
+KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
+        "limits", "urdf", "soft_margin", "fallback", "controller", "command_joints", "workspace", "collision")
+TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class Robot:
-    """What a robot file says. ``parameters`` holds the node blocks as flat names (``policy.rate_hz``)."""
+    """What a robot file says. ``parameters`` holds the node blocks as flat names (``policy.rate_hz``).
+
+    ``joints`` are the joints that policies command and ``limits`` bounds; ``mimics`` follow some of them and are never among
+    them. ``command_joints`` is what the controller is sent, in its own order: ``joints`` when empty was given, and it may
+    name mimics too. ``urdf`` is a path or "". ``limits_origin[joint][kind]`` says where a limit came from. ``bodies`` are the
+    blocks ``workspace`` and ``collision`` as they were written, for ``safety.collision`` to read.
+    """
 
     name: str
     path: str
@@ -70,127 +65,64 @@ class Robot:
     command_interface: str
     limits_source: str
     parameters: dict[str, Any]
+    mimics: tuple[Mimic, ...] = ()
+    command_joints: tuple[str, ...] = ()
+    urdf: str = ""
+    limits_origin: Origin = field(default_factory=dict)
+    bodies: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.command_joints:
+            object.__setattr__(self, "command_joints", self.joints)
 
-INTERFACES = ("joint_trajectory", "float64_array", "joint_state")
-KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
-        "limits")
-TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
+    def command_positions(self, position: FloatArray) -> FloatArray:
+        """What the controller is sent, (..., C) in ``command_joints`` order, for positions (..., J) in ``joints`` order."""
+        masters, multiplier, offset = self._wiring
+        return position[..., masters] * multiplier + offset
 
+    @cached_property
+    def _wiring(self) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
+        """(column of ``joints``, multiplier, offset) of each command joint, (C,) each; a joint follows itself by 1 and 0."""
+        follows = {joint: Mimic(joint, joint, 1.0, 0.0) for joint in self.joints} | {m.joint: m for m in self.mimics}
+        wires = [follows[joint] for joint in self.command_joints]
+        masters = np.array([self.joints.index(wire.master) for wire in wires], dtype=np.intp)
+        return masters, np.array([wire.multiplier for wire in wires]), np.array([wire.offset for wire in wires])
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice: of two limits for one joint YAML would silently take the last."""
+    def group_scales(self, text: str) -> FloatArray:
+        """Factors (J,) of "arm=0.5 thumb=0.3": a group's joints get its number, the others 1.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _need(tree: dict[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if key not in tree:
-        raise RobotFileError(f"{where}: '{key}' is missing; add it (see docs/robot_file.md).")
-    if not isinstance(tree[key], kind) or isinstance(tree[key], bool):
-        expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise RobotFileError(f"{where}: '{key}' is {tree[key]!r}, expected {expected}.")
-    return tree[key]
-
-
-def _known(tree: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
-    """A misspelt key would silently leave its default in force."""
-    strangers = [key for key in tree if key not in keys]
-    if strangers:
-        raise RobotFileError(f"{where}: unknown keys {strangers}, expected {', '.join(keys)}. Correct or remove them.")
-
-
-def _finite(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of float
-        return False
-
-
-def _topic(tree: dict[str, Any], key: str, where: str) -> str:
-    topic = str(_need(tree, key, str, where))
-    if not TOPIC.fullmatch(topic):
-        raise RobotFileError(
-            f"{where}: '{key}' is {topic!r}, which is no ROS topic name; expected letters, digits and _ in parts joined "
-            "by /, no part beginning with a digit."
-        )
-    return topic
-
-
-def _joint_limits(joints: tuple[str, ...], limits: dict[str, Any], where: str) -> JointLimits:
-    missing = [j for j in joints if j not in limits]
-    unknown = [j for j in limits if j not in joints]
-    if missing or unknown:
-        raise RobotFileError(
-            f"{where}: robot.limits and robot.joints disagree: no limits for {missing}, limits for unknown joints "
-            f"{unknown}. Give each joint of robot.joints exactly one entry."
-        )
-    columns: dict[str, list[float]] = {k: [] for k in ("lower", "upper", "velocity", "acceleration", "effort")}
-    for joint in joints:
-        entry = limits[joint]
-        here = f"{where}: robot.limits.{joint}"
-        if not isinstance(entry, dict):
-            raise RobotFileError(f"{here} is {entry!r}, expected position, velocity and acceleration.")
-        _known(entry, ("position", "velocity", "acceleration", "effort"), here)
-        bounds = _need(entry, "position", list, here)
-        numbers = len(bounds) == 2 and all(map(_finite, bounds)) and _finite(float(bounds[1]) - float(bounds[0]))
-        if not numbers or not bounds[0] < bounds[1]:
-            raise RobotFileError(
-                f"{here}.position is {bounds}, expected [lower, upper], finite, with lower < upper, rad or m. "
-                "For a joint without stops give the range that it may be commanded in."
-            )
-        columns["lower"].append(float(bounds[0]))
-        columns["upper"].append(float(bounds[1]))
-        for key in ("velocity", "acceleration"):
-            value = _need(entry, key, (int, float), here)
-            if not (_finite(value) and value > 0):
-                raise RobotFileError(f"{here}.{key} is {value}, expected a finite number above zero.")
-            columns[key].append(float(value))
-        effort = _need({"effort": np.inf, **entry}, "effort", (int, float), here)
-        columns["effort"].append(float(effort) if _finite(effort) else np.inf)
-    return JointLimits(names=joints, **{k: np.array(v) for k, v in columns.items()})
-
-
-def _camera(name: str, entry: Any, where: str) -> Camera:
-    here = f"{where}: robot.cameras.{name}"
-    if not isinstance(entry, dict):
-        raise RobotFileError(f"{here} is {entry!r}, expected topic, width, height and rate_hz.")
-    _known(entry, ("topic", "width", "height", "rate_hz"), here)
-    topic = _topic(entry, "topic", here)
-    size = {key: _need(entry, key, (int, float), here) for key in ("width", "height", "rate_hz")}
-    whole = all(isinstance(size[key], int) for key in ("width", "height"))
-    if not whole or not all(_finite(value) and value > 0 for value in size.values()):
-        raise RobotFileError(f"{here} has {size}, expected width and height in whole pixels and rate_hz above zero.")
-    return Camera(name, topic, int(size["width"]), int(size["height"]), float(size["rate_hz"]))
+        Raises ``RobotFileError`` for an unknown group, a factor outside (0, 10], or a joint in two of the groups named.
+        """
+        scales = np.ones(len(self.joints))
+        named: dict[str, str] = {}
+        for word in text.replace(",", " ").split():
+            group, _, number = word.partition("=")
+            if group not in self.groups:
+                raise RobotFileError(
+                    f"group scale '{word}': robot '{self.name}' has no group '{group}', expected one of "
+                    f"{', '.join(self.groups) or '(none)'}. Write NAME=FACTOR, or add the group to robot.groups in {self.path}."
+                )
+            try:
+                factor = float(number)
+            except ValueError:
+                factor = math.nan
+            if not 0.0 < factor <= 10.0:
+                raise RobotFileError(f"group scale '{word}': the factor is '{number}', expected a number above 0 and at most 10.")
+            for joint in self.groups[group]:
+                if joint in named:
+                    raise RobotFileError(
+                        f"group scale '{word}': joint '{joint}' already has a factor from group '{named[joint]}'. "
+                        "Name only one of the groups that share it."
+                    )
+                named[joint] = group
+                scales[self.joints.index(joint)] = factor
+        return scales
 
 
 def load_robot(path: str | Path) -> Robot:
     """Read a robot file. Raises ``RobotFileError`` naming the file, the key and the remedy."""
     path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # derived from SafeLoader
-    except OSError as error:
-        raise RobotFileError(f"robot file {path} cannot be read: {error.strerror}. Give the path of a YAML file "
-                             "such as config/robots/adroit_door.yaml.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RobotFileError(
-            f"robot file {path} is not YAML: {error}. Give a text file such as config/robots/adroit_door.yaml."
-        ) from error
+    tree = read_yaml(path, "robot file", "config/robots/adroit_door.yaml")
     try:
         parameters = tree["/**"]["ros__parameters"]
     except (TypeError, KeyError) as error:
@@ -199,37 +131,111 @@ def load_robot(path: str | Path) -> Robot:
     where = f"robot file {path}"
     if not isinstance(parameters, dict):
         raise RobotFileError(f"{where}: 'ros__parameters' is {parameters!r}, expected the 'robot' block in it.")
-    robot = _need(parameters, "robot", dict, where)
-    _known(robot, KEYS, where + ": robot")
     for name in BLOCKS:
-        _need({name: {}, **parameters}, name, dict, where)
-    joints = tuple(_need(robot, "joints", list, where + ": robot"))
-    if not all(isinstance(joint, str) for joint in joints) or len(set(joints)) != len(joints) or not joints:
-        raise RobotFileError(f"{where}: robot.joints must be names, each once and at least one; given: {joints}.")
-    blocks = {"groups": {}, "cameras": {}, **robot}
-    for name, members in _need(blocks, "groups", dict, where + ": robot").items():
-        _need({name: members}, name, list, where + ": robot.groups")
-    groups = {name: tuple(members) for name, members in blocks["groups"].items()}
-    for name, members in groups.items():
-        strangers = [m for m in members if m not in joints]
-        if strangers:
-            raise RobotFileError(f"{where}: robot.groups.{name} names {strangers}, which robot.joints does not have.")
-    cameras = tuple(
-        _camera(name, entry, where) for name, entry in _need(blocks, "cameras", dict, where + ": robot").items()
-    )
+        need({name: {}, **parameters}, name, dict, where)
+    robot, here = need(parameters, "robot", dict, where), f"{where}: robot"
+    known(robot, KEYS, here)
+    urdf = _urdf(robot, path, here)
+    joints = _joints(robot, urdf, here)
+    limits, mimics, origin = resolve_limits(robot, joints, urdf, where)
+    cameras = need({"cameras": {}, **robot}, "cameras", dict, here)
     interface = str(robot.get("command_interface", "joint_trajectory"))
     if interface not in INTERFACES:
-        raise RobotFileError(f"{where}: robot.command_interface is {interface!r}, expected one of {INTERFACES}.")
+        raise RobotFileError(f"{here}.command_interface is {interface!r}, expected one of {INTERFACES}.")
     return Robot(
-        name=str(_need(robot, "name", str, where + ": robot")),
+        name=str(need(robot, "name", str, here)),
         path=str(path),
         joints=joints,
-        groups=groups,
-        limits=_joint_limits(joints, _need(robot, "limits", dict, where + ": robot"), where),
-        cameras=cameras,
-        joint_state_topic=_topic({"joint_state_topic": "joint_states", **robot}, "joint_state_topic", where + ": robot"),
-        command_topic=_topic({"command_topic": "joint_command", **robot}, "command_topic", where + ": robot"),
+        groups=_groups(robot, joints, here),
+        limits=limits,
+        cameras=tuple(_camera(name, entry, where) for name, entry in cameras.items()),
+        joint_state_topic=_topic({"joint_state_topic": "joint_states", **robot}, "joint_state_topic", here),
+        command_topic=_topic({"command_topic": "joint_command", **robot}, "command_topic", here),
         command_interface=interface,
         limits_source=str(robot.get("limits_source", "")),
-        parameters=_flatten({k: v for k, v in parameters.items() if k != "robot"}),
+        parameters=flatten({k: v for k, v in parameters.items() if k != "robot"}),
+        mimics=mimics,
+        command_joints=_command_joints(robot, joints, mimics, path, here),
+        urdf="" if urdf is None else urdf.path,
+        limits_origin=origin,
+        bodies={key: robot[key] for key in ("workspace", "collision") if key in robot},
     )
+
+
+def _urdf(robot: dict[str, Any], path: Path, here: str) -> Urdf | None:
+    if "urdf" not in robot:
+        if "soft_margin" in robot:
+            raise RobotFileError(f"{here}.soft_margin narrows the ranges of a URDF, and robot.urdf is not given. Give it, or "
+                                 "remove the margin and write the ranges as they are to be.")
+        return None
+    margin = need({"soft_margin": 0.0, **robot}, "soft_margin", (int, float), here)
+    if not finite(margin) or margin < 0:
+        raise RobotFileError(f"{here}.soft_margin is {margin}, expected a finite number, zero or above, rad or m.")
+    return read_urdf(path.parent / str(need(robot, "urdf", str, here)), float(margin))
+
+
+def _joints(robot: dict[str, Any], urdf: Urdf | None, here: str) -> tuple[str, ...]:
+    if robot.get("joints") != "all":
+        return names(need(robot, "joints", list, here), f"{here}.joints")
+    if urdf is None or not urdf.actuated():
+        raise RobotFileError(f"{here}.joints is 'all', which needs a robot.urdf with joints that move. Name the joints.")
+    return urdf.actuated()
+
+
+def _groups(robot: dict[str, Any], joints: tuple[str, ...], here: str) -> dict[str, tuple[str, ...]]:
+    groups = need({"groups": {}, **robot}, "groups", dict, here)
+    for name in groups:
+        strangers = [member for member in need(groups, name, list, f"{here}.groups") if member not in joints]
+        if strangers:
+            raise RobotFileError(f"{here}.groups.{name} names {strangers}, which robot.joints does not have.")
+    return {name: tuple(members) for name, members in groups.items()}
+
+
+def _command_joints(
+    robot: dict[str, Any], joints: tuple[str, ...], mimics: tuple[Mimic, ...], path: Path, here: str
+) -> tuple[str, ...]:
+    """The controller's joints: every joint of the robot and nothing else but mimics of them."""
+    if "controller" in robot and "command_joints" in robot:
+        raise RobotFileError(f"{here} has controller and command_joints. Give one of them.")
+    if "command_joints" in robot:
+        ordered, source = names(need(robot, "command_joints", list, here), f"{here}.command_joints"), "robot.command_joints"
+    elif "controller" in robot:
+        block, there = need(robot, "controller", dict, here), f"{here}.controller"
+        known(block, ("file", "name", "variables"), there)
+        file, name = (str(need(block, key, str, there)) for key in ("file", "name"))
+        variables = need({"variables": {}, **block}, "variables", dict, there)
+        texts = {key: str(need(variables, key, str, f"{there}.variables")) for key in variables}
+        ordered, source = controller_joints(path.parent / file, name, texts), f"controller '{name}' in {path.parent / file}"
+    else:
+        return joints
+    missing = [joint for joint in joints if joint not in ordered]
+    extra = [joint for joint in ordered if joint not in joints and joint not in {m.joint for m in mimics}]
+    if missing or extra:
+        raise RobotFileError(
+            f"{here}: {source} and robot.joints do not match: only in robot.joints: {missing}; only with the controller, and no "
+            f"mimic of a joint: {extra}. The controller has to have every joint of the robot, and besides them only mimics."
+        )
+    return ordered
+
+
+def _topic(tree: dict[str, Any], key: str, where: str) -> str:
+    topic = str(need(tree, key, str, where))
+    if not TOPIC.fullmatch(topic):
+        raise RobotFileError(
+            f"{where}: '{key}' is {topic!r}, which is no ROS topic name; expected letters, digits and _ in parts joined "
+            "by /, no part beginning with a digit."
+        )
+    return topic
+
+
+def _camera(name: str, entry: Any, where: str) -> Camera:
+    here = f"{where}: robot.cameras.{name}"
+    if not isinstance(entry, dict):
+        raise RobotFileError(f"{here} is {entry!r}, expected topic, width, height and rate_hz.")
+    known(entry, ("topic", "width", "height", "rate_hz"), here)
+    topic = _topic(entry, "topic", here)
+    size = {key: need(entry, key, (int, float), here) for key in ("width", "height", "rate_hz")}
+    whole = all(isinstance(size[key], int) for key in ("width", "height"))
+    if not whole or not all(finite(value) and value > 0 for value in size.values()):
+        raise RobotFileError(f"{here} has {size}, expected width and height in whole pixels and rate_hz above zero.")
+    return Camera(name, topic, int(size["width"]), int(size["height"]), float(size["rate_hz"]))

@@ -1,63 +1,37 @@
-"""Timed chunks in, the position for an instant out.
+"""Timed chunks in, the one to follow at an instant out.
 
-``ChunkTimeline`` checks, orders and keeps chunks; how visible chunks make one position is the execution policy's
-decision, a class of its own. Limits are not known here: what comes out may be anywhere, and jump.
+``ChunkTimeline`` checks, orders and keeps chunks. How one is followed, and within which limits, is ``safety``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from flow_policy_ros.runtime.buffers import StampedBuffer
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
-from flow_policy_ros.runtime.types import Chunk, FloatArray
+from flow_policy_ros.runtime.types import Chunk
 
 MAX_FUTURE_NS = 1_000_000_000
 """A chunk is stamped with a measurement, so its stamp lies ahead of its receiver's clock by their clocks' error alone."""
-
-
-class ExecutionPolicy(Protocol):
-    """Makes one position of the visible chunks."""
-
-    def position(self, chunks: Sequence[Chunk], instant: int) -> FloatArray | None:
-        """Position (A,) for ``instant`` (ns), None when the chunks say nothing about it.
-
-        ``chunks`` are visible, newest first, none stamped after ``instant``, columns in the timeline's order.
-        """
-
-
-class RecedingHorizon:
-    """The newest chunk alone counts, from the instant at which it is visible; straight lines between its points."""
-
-    def position(self, chunks: Sequence[Chunk], instant: int) -> FloatArray | None:
-        """See ``ExecutionPolicy``."""
-        if not chunks or instant > chunks[0].end():
-            return None
-        newest = chunks[0]
-        index, past = divmod(instant - newest.stamp, newest.dt_ns)
-        before = newest.positions[index]
-        if past == 0:
-            return before.copy()
-        return before + (newest.positions[index + 1] - before) * (past / newest.dt_ns)
+MAX_POINTS = 256
+"""Fitting a path takes time with the cube of its points: more would hold the control loop up."""
 
 
 class ChunkTimeline:
-    """Chunks of the joints ``joints``; positions come out in that order."""
+    """Chunks of the joints ``joints``, whose columns come out in that order."""
 
-    def __init__(self, joints: Sequence[str], execution: ExecutionPolicy | None = None) -> None:
+    def __init__(self, joints: Sequence[str]) -> None:
         self._order = JointOrder(joints)
-        self._execution = execution or RecedingHorizon()
         self._chunks: StampedBuffer[Chunk] = StampedBuffer(length=16)
 
     def add(self, chunk: Chunk, received: int) -> None:
         """Take a chunk, visible from ``received`` on (or from its stamp, if that is later).
 
         Raises ``BadInput``: names that are not exactly our joints, wrong shape, NaN or Inf, ``dt_ns`` not above zero,
-        points so far apart that their difference overflows, a stamp older than the visible chunk's or more than
-        ``MAX_FUTURE_NS`` ahead, or a last point that is past when the chunk is received.
+        points so far apart that their difference overflows, more than ``MAX_POINTS``, a stamp older than the visible chunk's
+        or more than ``MAX_FUTURE_NS`` ahead, or a last point that is past when the chunk is received.
         """
         positions = self._order.select("chunk", chunk.names, chunk.positions)
         strangers = [name for name in chunk.names if name not in self._order.joints]
@@ -70,6 +44,10 @@ class ChunkTimeline:
         if positions.ndim != 2 or len(positions) == 0:
             raise BadInput(
                 "chunk_shape", f"chunk has positions of shape {positions.shape}, expected (H, A) with H at least 1."
+            )
+        if len(positions) > MAX_POINTS:
+            raise BadInput(
+                "chunk_shape", f"chunk has {len(positions)} points, at most {MAX_POINTS} allowed. Send fewer points further apart."
             )
         with np.errstate(over="ignore"):
             ways = np.diff(positions, axis=0)
@@ -105,9 +83,10 @@ class ChunkTimeline:
             )
         self._chunks.put(ordered, chunk.stamp, max(received, chunk.stamp))
 
-    def sample(self, instant: int) -> FloatArray | None:
-        """Position (A,) for ``instant`` (ns); None before a chunk is visible or beyond the newest one's last point."""
-        return self._execution.position([entry.item for entry in self._chunks.visible(instant)], instant)
+    def newest(self, now: int) -> Chunk | None:
+        """The visible chunk with the newest stamp, columns in our order; None before one is visible."""
+        entry = self._chunks.latest(now)
+        return None if entry is None else entry.item
 
     def chunk_age(self, now: int) -> int | None:
         """ns since the stamp of the newest visible chunk; None without one."""

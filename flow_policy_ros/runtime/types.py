@@ -56,11 +56,27 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a chunk follows those before it: the ``mode`` of execution, and whether it ``continued`` what was being executed.
+
+    If it did, its first ``delay`` steps were committed and ``execute`` steps were to lie between it and the next; ``clamped``
+    names those of the two that had to be other than measured.
+    """
+
+    mode: str
+    continued: bool = False
+    delay: int = 0
+    execute: int = 0
+    clamped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A timed trajectory: row k of ``positions`` (H, A) is the set-point for ``stamp + k * dt_ns``.
 
     ``stamp`` is the stamp of the joint state that it was computed from. ``nfe`` is the number of function
-    evaluations the solver made, ``seed`` the one that drew the noise together with ``stamp``.
+    evaluations the solver made, ``seed`` the one that drew the noise together with ``stamp``, ``execution`` how it follows
+    those before it, where that is known.
     """
 
     stamp: int
@@ -70,6 +86,7 @@ class Chunk:
     nfe: int = 0
     seed: int = 0
     observation_stamps: dict[str, int] = field(default_factory=dict)
+    execution: Execution | None = None
 
     def end(self) -> int:
         """Instant of the last point, ns."""
@@ -85,3 +102,32 @@ class Setpoint:
     position: FloatArray
     velocity: FloatArray
     acceleration: FloatArray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command stage will publish unless something intervenes: row k of ``positions`` (N, J) at ``stamp + k * dt_ns``.
+
+    Made of the chunk stamped ``chunk_stamp``, shaped and spliced to what was being published; ``stamp`` is the tick at which
+    it began to be followed, so ``stamp - chunk_stamp`` is the delay from observation to consumption.
+    """
+
+    stamp: int
+    dt_ns: int
+    names: tuple[str, ...]
+    positions: FloatArray
+    chunk_stamp: int
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a new chunk is to continue what is being executed, by ``method`` (``rtc``, ``rtc_identity`` or ``rtc_trained``).
+
+    ``previous`` (H, A), columns as the contract's ``action_joints``, rad or m: what will be executed at the new chunk's
+    instants. Its first ``delay`` steps are committed; ``execute`` steps lie between this chunk and the next.
+    """
+
+    method: str
+    previous: FloatArray
+    delay: int
+    execute: int

@@ -1,36 +1,46 @@
 """From chunks and joint states to the one set-point of each control tick: the command node without ROS.
 
-The guard knows the state, the timeline the target, the limiter the motion; here they are put together. Reads no clock,
-imports no torch. ``tick`` advances the motion by one nominal period, however late it is called.
+The guard knows the state, the follower the target, the limiter the motion, the watches what must not be; here they are put
+together. Reads no clock, imports no torch. ``tick`` advances the motion by one nominal period, however late it is called.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from flow_policy_ros.runtime.buffers import Entry, StampedBuffer, age_problem
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.parameters import CommandParameters
-from flow_policy_ros.runtime.robot import Robot
+from flow_policy_ros.runtime.robot import JointLimits, Robot
 from flow_policy_ros.runtime.timeline import ChunkTimeline
-from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState, Setpoint
+from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState, Plan, Setpoint
+from flow_policy_ros.safety.acceleration_limiter import BoolArray
+from flow_policy_ros.safety.clearance import Clearance
+from flow_policy_ros.safety.following import Follower
 from flow_policy_ros.safety.guard import Fault, Guard, GuardState
-from flow_policy_ros.safety.limiter import KINDS, BoolArray, LimitedStep, SetpointLimiter
+from flow_policy_ros.safety.limiter import KINDS, LimitedStep, SetpointLimiter
+from flow_policy_ros.safety.shaper import ChunkShaper
+from flow_policy_ros.safety.watch import HoldToRun, Sustained
+
+SOFT_LEVELS = 10
+"""Steps in which limits rise after a start."""
 
 
 @dataclass(frozen=True)
 class CommandTick:
     """What one tick gave: ``setpoint`` in the robot's joint order, None when nothing may be published.
 
-    ``interventions[kind]`` (J,) bool, None when no chunk was followed in this tick.
+    ``interventions[kind]`` (J,) bool, None when no chunk was followed in this tick. ``plan`` when a chunk began to be followed.
     """
 
     state: GuardState
     setpoint: Setpoint | None
     faults: tuple[Fault, ...]
     interventions: dict[str, BoolArray] | None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class CommandStatistics:
     """Counts since construction: ``interventions[kind][joint]``, ``rejections[kind]``, ``faults[name]``, ticks.
 
     ``ticks_limited`` counts the active ticks in which a limit changed at least one joint, ``joint_ticks_limited`` the
-    changed joints of all ticks.
+    changed joints of all ticks. ``chunks`` were followed, ``chunks_slowed`` of them slowed along their path because of
+    ``slowed[kind][joint]``; ``clipped[joint]`` chunks had points out of range.
     """
 
     ticks: int
@@ -48,22 +59,46 @@ class CommandStatistics:
     rejections: dict[str, int]
     faults: dict[str, int]
     joint_ticks_limited: int = 0
+    chunks: int = 0
+    chunks_slowed: int = 0
+    slowed: dict[str, dict[str, int]] = field(default_factory=dict)
+    clipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A joint state in the robot's order: ``position`` (J,), ``effort`` (J,) where it is reported."""
+
+    position: FloatArray
+    effort: FloatArray | None
 
 
 class CommandLoop:
     """The safety stage of one robot. ``rejections`` counts refused inputs by kind; ``last_rejection`` says why."""
 
-    def __init__(self, robot: Robot, parameters: CommandParameters) -> None:
+    def __init__(self, robot: Robot, parameters: CommandParameters, clearance: Clearance | None = None) -> None:
+        """Raises ``ValueError`` naming joints or groups whose limits cannot be used."""
         self.rejections: dict[str, int] = {}
         self.last_rejection = ""
         self._robot = robot
         self._parameters = parameters
-        self._limiter = SetpointLimiter(robot.limits.scaled(parameters.limit_scale), 1.0 / parameters.rate_hz)
+        self._clearance = clearance
+        self._braking: JointLimits | None = None  # limits that the clearance reckons with
+        self._limiter = SetpointLimiter(_limits(robot, parameters), 1.0 / parameters.rate_hz)
+        self._follower = Follower(self._limiter, _shaper(parameters))
         self._guard = Guard()
         self._timeline = ChunkTimeline(robot.joints)
         self._order = JointOrder(robot.joints)
-        self._measured: StampedBuffer[FloatArray] = StampedBuffer()
+        self._efforts = JointOrder(robot.joints)
+        self._measured: StampedBuffer[Measured] = StampedBuffer()
+        self._tracking = Sustained(robot.joints, robot.limits.tracking)
+        self._effort = Sustained(robot.joints, robot.limits.effort)
+        self._switch = HoldToRun(bool(parameters.deadman))
+        self._enabled = parameters.autostart
+        self._emergency = False
         self._last_tick: int | None = None
+        self._rest_since: int | None = None  # instant since which set-points stand still
+        self._soft: tuple[int, int] | None = None  # instant of the start, level reached
         self._ticks = 0
         self._ticks_active = 0
         self._ticks_limited = 0
@@ -90,15 +125,23 @@ class CommandLoop:
         """What shapes the set-points; a copy of it goes on where the loop stands."""
         return self._limiter
 
+    @property
+    def enabled(self) -> bool:
+        """Whether chunks may be followed, as far as ``enable`` and ``hold`` decide it."""
+        return self._enabled
+
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. A bad one is counted and latches a fault."""
         try:
             position = self._order.positions_of(joint_state)
+            effort = None
+            if joint_state.effort is not None:
+                effort = self._efforts.select("joint state effort", joint_state.names, joint_state.effort)
         except BadInput as error:
             self._reject(error)
             self._guard.latch("bad_joint_state", str(error), joint_state.stamp)
             return
-        self._measured.put(position, joint_state.stamp, received)
+        self._measured.put(Measured(position, effort), joint_state.stamp, received)
 
     def on_chunk(self, chunk: Chunk, received: int) -> None:
         """Take a chunk, visible from ``received`` (ns) on. A bad one is counted and changes nothing."""
@@ -106,6 +149,25 @@ class CommandLoop:
             self._timeline.add(chunk, received)
         except BadInput as error:
             self._reject(error)
+
+    def on_deadman(self, pressed: bool, received: int) -> None:
+        """The word of the hold-to-run switch, received at ``received`` (ns)."""
+        self._switch.put(pressed, received)
+
+    def on_emergency_stop(self, engaged: bool, received: int) -> None:
+        """The emergency stop was engaged (a fault at once) or released (the fault stays until reset)."""
+        self._emergency = engaged
+        if engaged:
+            self._guard.latch("emergency_stop", "the emergency stop is engaged. Release it, then reset.", received)
+
+    def enable(self) -> None:
+        """Chunks may be followed, from the next one that arrives on."""
+        self._enabled = True
+
+    def hold(self) -> None:
+        """Stop, decelerating, and hold until ``enable``."""
+        self._enabled = False
+        self.drop_chunks()  # also when ``enable`` follows before the next tick
 
     def tick(self, now: int) -> CommandTick:
         """Advance by one control period; the set-point, if there is one, is for ``now`` (ns).
@@ -119,66 +181,134 @@ class CommandLoop:
             self._guard.latch("internal_error", f"{type(error).__name__}: {error}. This is a bug; report it.", now)
             return self._advance(now)
 
+    def prepare(self, next_tick: int) -> None:
+        """Shape a chunk that came since the last tick, for the tick that will be made at about ``next_tick`` (ns), in the time
+        between two ticks. It changes no motion, and no tick needs it: without it the tick shapes the chunk itself.
+        """
+        chunk = self._timeline.newest(next_tick)
+        if chunk is None or chunk.stamp == self._follower.chunk_stamp or not self._limiter.started:
+            return
+        if self._guard.state is GuardState.FAULT or self.stop_reason(next_tick) is not None:
+            return  # nothing will be followed
+        since = self._since(chunk, next_tick)
+        if since > chunk.end() - chunk.stamp:
+            return
+        try:
+            self._follower.prepare(chunk, since)
+        except Exception:  # the tick will meet it as well, and knows what to do
+            return
+
     def _advance(self, now: int) -> CommandTick:
         self._watch(now)
-        interventions = None
+        interventions: dict[str, BoolArray] | None = None
+        plan: Plan | None = None
         step: LimitedStep | None
         if self._guard.state is GuardState.FAULT:
-            step = self._limiter.stop_step() if self._limiter.started else None
+            step = self._stop_step() if self._limiter.started else None
+        elif self.stop_reason(now) is not None:
+            self._timeline.clear()  # chunks of before are not followed afterwards
+            step = self._hold_back() if self._limiter.started else None
         elif self._guard.state is GuardState.INACTIVE:
             step = self._start(now)
         else:
-            target = self._timeline.sample(now)
-            age = self._timeline.chunk_age(now)
-            if target is None or (age is not None and age > self._parameters.chunk_max_age_s * 1e9):
-                step = self._limiter.stop_step()
-                # After the stop the start position, too, is held.
-                self._guard.move(GuardState.HOLDING if self._limiter.at_rest else GuardState.STOPPING)
+            plan = self._newest(now)
+            target = None if self._guard.faults else self._target(now)
+            if target is None:
+                step = self._stop_step() if self._guard.faults else self._hold_back()
             else:
                 step = self._limiter.step(target)
                 self._guard.move(GuardState.ACTIVE)
-                self._ticks_active += 1
                 interventions = step.interventions
-                limited = int(np.count_nonzero(np.logical_or.reduce(list(interventions.values()))))
-                self._ticks_limited += limited > 0
-                self._joint_ticks_limited += limited
-                for kind, acted in interventions.items():
-                    self._interventions[kind] += acted
+                self._count(interventions)
+        if not self._limiter.at_rest:
+            self._rest_since = None
+        elif self._rest_since is None:
+            self._rest_since = now
         setpoint = None
         if step is not None:
             setpoint = Setpoint(now, self._robot.joints, step.position, step.velocity, step.acceleration)
-        return CommandTick(self._guard.state, setpoint, self._guard.faults, interventions)
+        return CommandTick(self._guard.state, setpoint, self._guard.faults, interventions, plan)
 
     def reset(self) -> None:
         """Drop faults, chunks, joint state and set-point; a fresh joint state starts anew. Counts stay.
 
         Call it for a robot that stands still (``at_rest``) or was put elsewhere: the motion in progress is forgotten.
+        ``request_reset`` asks first.
         """
         self._guard.reset()
         self._timeline.clear()
+        self._follower.forget()
         self._measured.clear()
         self._limiter.forget()
-        self._last_tick = None
+        self._limiter.change(_limits(self._robot, self._parameters))
+        self._tracking.clear()
+        self._effort.clear()
+        self._enabled = self._parameters.autostart
+        self._last_tick = self._rest_since = self._soft = None
+        if self._emergency:
+            self._guard.latch("emergency_stop", "the emergency stop is still engaged. Release it, then reset.", 0)
+
+    def request_reset(self) -> str | None:
+        """Reset if that is safe; else why not, in a sentence. A robot in motion is stopped, for a later call."""
+        if self._emergency:
+            return "the emergency stop is engaged; release it first, then reset."
+        if not self.at_rest:
+            self.hold()
+            return "the robot moves; it is being stopped and chunks are ignored. Call again when it stands."
+        self.reset()
+        return None
+
+    @property
+    def follower(self) -> Follower:
+        """What gives the targets; for rehearsals."""
+        return self._follower
 
     def drop_chunks(self) -> None:
         """Forget the chunks: a motion in progress is stopped, decelerating, until another chunk comes."""
         self._timeline.clear()
+        self._follower.forget()
 
     def update(self, parameters: CommandParameters) -> None:
-        """Use other live parameters from now on; rate and limits stay those of the construction."""
+        """Use other live parameters from now on. Lower limits are in force once the motion has been braked to them.
+
+        Raises ``ValueError`` for an unknown group and then changes nothing.
+        """
+        limits = _limits(self._robot, parameters)
         self._parameters = parameters
+        self._follower.shaper = _shaper(parameters)
+        self._limiter.change(limits if self._soft is None else limits.scaled(self._soft_factor()))
 
     def start_problem(self, now: int) -> str | None:
         """Why no set-point can be started at ``now``, in a sentence with the remedy; None when one can."""
-        return self._joint_state(now)[1]
+        return self.stop_reason(now) or self._joint_state(now)[1]
+
+    def stop_reason(self, now: int) -> str | None:
+        """Why no chunk may be followed at ``now``: not enabled, or the switch is let go; None when one may."""
+        if not self._enabled:
+            return "not enabled; call the service command/enable"
+        return self._switch.problem(now, self._parameters.deadman_max_age_s)
 
     def chunk_age(self, now: int) -> int | None:
         """ns since the stamp of the newest visible chunk; None without one."""
         return self._timeline.chunk_age(now)
 
+    def rollout(self) -> FloatArray:
+        """Position, velocity and acceleration (N, 3, J) of the set-points of the ticks to come, if nothing more happens: the
+        rest of the plan, then the stop, up to rest. Changes nothing."""
+        limiter = copy.deepcopy(self._limiter)
+        targets = self._follower.remaining()
+        if self._last_tick is not None and self._follower.chunk_stamp is not None:
+            left_s = self._parameters.chunk_max_age_s - (self._last_tick - self._follower.chunk_stamp) / 1e9
+            targets = targets[: max(0, int(left_s / limiter.period_s + 1e-9))]
+        steps = [limiter.step(target) for target in targets]
+        while not limiter.at_rest:
+            steps.append(limiter.stop_step())
+        rows = [np.stack([step.position, step.velocity, step.acceleration]) for step in steps]
+        return np.array(rows).reshape(len(rows), 3, len(self._robot.joints))
+
     def statistics(self) -> CommandStatistics:
         """Counts since construction."""
-        joints = self._robot.joints
+        joints, shaping = self._robot.joints, self._follower.counts
         return CommandStatistics(
             self._ticks,
             self._ticks_active,
@@ -187,25 +317,58 @@ class CommandLoop:
             dict(self.rejections),
             dict(self._guard.counts),
             self._joint_ticks_limited,
+            shaping.chunks,
+            shaping.chunks_slowed,
+            {kind: dict(counts) for kind, counts in shaping.slowed.items()},
+            dict(shaping.clipped),
         )
 
     def _watch(self, now: int) -> None:
         """Latch what is wrong at this instant."""
-        if self._last_tick is not None and now < self._last_tick:
-            back_s = (self._last_tick - now) / 1e9
+        last, self._last_tick = self._last_tick, now
+        if last is not None and now < last:
             self._guard.latch(
                 "clock_jump_back",
-                f"the clock went back by {back_s:.3f} s. Reset the command node after setting the clock or restarting "
+                f"the clock went back by {(last - now) / 1e9:.3f} s. Reset the command node after setting the clock or restarting "
                 "the simulation.",
                 now,
             )
-        self._last_tick = now
-        if self._limiter.started:
-            entry, problem = self._joint_state(now)
-            if problem is not None:
-                self._guard.latch("stale_joint_state", problem, entry.stamp if entry else now)
+        if not self._limiter.started:
+            return
+        gap_s = 0.0 if last is None else (now - last) / 1e9
+        if gap_s > max(self._parameters.stall_s, 3.0 * self._limiter.period_s):
+            self._guard.latch(
+                "control_loop_stalled",
+                f"{gap_s:.3f} s passed between two ticks, at most {self._parameters.stall_s} s allowed (command.stall_s): the "
+                "process was stopped, or the machine is overloaded.",
+                now,
+            )
+        entry, problem = self._joint_state(now)
+        if entry is None or problem is not None:
+            self._guard.latch("stale_joint_state", problem or "", entry.stamp if entry else now)
+            return
+        late = None
+        if self._tracking.active:
+            away = np.abs(self._follower.difference(self._limiter.averaged[-1, 0], entry.item.position))
+            late = self._tracking.check(away, now, self._parameters.tracking_time_s)
+        if late is not None:
+            self._guard.latch(
+                "tracking_error",
+                f"joint '{late[0]}' is {late[1]:.4f} from its set-point, more than {late[2]:.4f} for {late[3]:.3f} s. Check for an "
+                "obstacle or a drive that is off; then reset.",
+                entry.stamp,
+            )
+        if entry.item.effort is not None and self._effort.active:
+            strong = self._effort.check(np.abs(entry.item.effort), now, self._parameters.effort_time_s)
+            if strong is not None:
+                self._guard.latch(
+                    "effort",
+                    f"joint '{strong[0]}' has an effort of {strong[1]:.4f}, more than {strong[2]:.4f} for {strong[3]:.3f} s. Free "
+                    "the hand, or correct the limit in the robot file; then reset.",
+                    entry.stamp,
+                )
 
-    def _joint_state(self, now: int) -> tuple[Entry[FloatArray] | None, str | None]:
+    def _joint_state(self, now: int) -> tuple[Entry[Measured] | None, str | None]:
         entry = self._measured.latest(now)
         return entry, age_problem("joint state", entry, now, self._parameters.joint_state_max_age_s)
 
@@ -214,14 +377,14 @@ class CommandLoop:
         entry, problem = self._joint_state(now)
         if entry is None or problem is not None:
             return None
-        lower, upper = self._robot.limits.lower, self._robot.limits.upper
-        position = np.clip(entry.item, lower, upper)
-        excess = np.abs(entry.item - position)
+        measured, (lower, upper) = entry.item.position, (self._robot.limits.lower, self._robot.limits.upper)
+        position = np.clip(measured, lower, upper)
+        excess = np.abs(measured - position)
         worst = int(np.argmax(excess))
         if excess[worst] > self._parameters.start_tolerance:
             self._guard.latch(
                 "start_outside_range",
-                f"joint '{self._robot.joints[worst]}' is at {entry.item[worst]:.4f}, {excess[worst]:.4f} outside its "
+                f"joint '{self._robot.joints[worst]}' is at {measured[worst]:.4f}, {excess[worst]:.4f} outside its "
                 f"command range [{lower[worst]:.4f}, {upper[worst]:.4f}]; {self._parameters.start_tolerance} is "
                 "allowed at start. Move it back by hand, or correct the range in the robot file; then reset.",
                 entry.stamp,
@@ -230,6 +393,117 @@ class CommandLoop:
         self._guard.move(GuardState.STARTING)
         return self._limiter.start(position)
 
+    def _newest(self, now: int) -> Plan | None:
+        """Begin to follow the newest chunk if it is new."""
+        chunk = self._timeline.newest(now)
+        if chunk is None or chunk.stamp == self._follower.chunk_stamp:
+            return None
+        at_rest = self._limiter.at_rest and self._rest_since is not None
+        since = self._since(chunk, now)
+        if since > chunk.end() - chunk.stamp:
+            return None
+        if at_rest and not self._may_begin(chunk, since, now):
+            return None
+        return self._follower.begin(chunk, since, now)
+
+    def _since(self, chunk: Chunk, now: int) -> int:
+        """ns after its stamp from which ``chunk`` is to be followed at ``now``."""
+        # What was observed while the robot stood still, and has stood still since, is played from its beginning.
+        rested = self._limiter.at_rest and self._rest_since is not None and self._rest_since <= chunk.stamp
+        return 0 if rested else now - chunk.stamp
+
+    def _may_begin(self, chunk: Chunk, since: int, now: int) -> bool:
+        """The gate for the first set-point of a motion, and its soft start."""
+        entry, problem = self._joint_state(now)
+        if entry is None or problem is not None:
+            return False
+        away = self._follower.entry_distance(chunk, since, entry.item.position)
+        worst = int(np.argmax(away))
+        if away[worst] > self._parameters.first_command_max:
+            self._guard.latch(
+                "first_command",
+                f"the first set-point of joint '{self._robot.joints[worst]}' is {away[worst]:.4f} from its measured position, at "
+                f"most {self._parameters.first_command_max} allowed (command.first_command_max). Bring the robot near to where the "
+                "policy begins, or check that policy and robot file belong together; then reset.",
+                chunk.stamp,
+            )
+            return False
+        if self._parameters.soft_start_s > 0.0:
+            self._soft = (now, 0)
+            self._limiter.change(_limits(self._robot, self._parameters).scaled(self._soft_factor()))
+        return True
+
+    def _soft_factor(self) -> float:
+        assert self._soft is not None
+        low = self._parameters.soft_start_scale
+        return low + (1.0 - low) * self._soft[1] / SOFT_LEVELS
+
+    def _rise(self, now: int) -> None:
+        """Let the limits rise after a start."""
+        if self._soft is None:
+            return
+        begun, level = self._soft
+        share = (now - begun) / 1e9 / self._parameters.soft_start_s if self._parameters.soft_start_s > 0.0 else 1.0
+        reached = min(SOFT_LEVELS, int(share * SOFT_LEVELS))
+        if reached != level:
+            self._soft = (begun, reached)
+            self._limiter.change(_limits(self._robot, self._parameters).scaled(self._soft_factor()))
+            if reached >= SOFT_LEVELS:
+                self._soft = None
+
+    def _target(self, now: int) -> FloatArray | None:
+        """The target of this tick; None when the chunk is at its end or too old."""
+        if self._follower.chunk_stamp is None:
+            return None
+        if now - self._follower.chunk_stamp > self._parameters.chunk_max_age_s * 1e9:
+            return None
+        self._rise(now)
+        if self._clearance is None:
+            return self._follower.target()
+        ahead = self._follower.remaining()
+        if len(ahead) == 0:
+            return None
+        position, velocity, _ = self._limiter.averaged[-1]
+        if self._limiter.limits is not self._braking:
+            self._braking = self._limiter.limits
+            self._clearance.change(self._braking.acceleration)
+        allowed = self._clearance.advance(position, ahead[0], velocity)
+        if allowed <= 0.0 and self._clearance.problem is not None:
+            self._guard.latch("collision", self._clearance.problem, now)
+            return None
+        return self._follower.target(allowed)
+
+    def _stop_step(self) -> LimitedStep:
+        self._follower.drop()
+        return self._limiter.stop_step()
+
+    def _hold_back(self) -> LimitedStep:
+        step = self._stop_step()
+        # After the stop the start position, too, is held.
+        self._guard.move(GuardState.HOLDING if self._limiter.at_rest else GuardState.STOPPING)
+        return step
+
+    def _count(self, interventions: dict[str, BoolArray]) -> None:
+        self._ticks_active += 1
+        acting = {kind: acted for kind, acted in interventions.items() if np.count_nonzero(acted)}
+        if not acting:
+            return
+        limited = int(np.count_nonzero(np.logical_or.reduce(list(acting.values()))))
+        self._ticks_limited += 1
+        self._joint_ticks_limited += limited
+        for kind, acted in acting.items():
+            self._interventions[kind] += acted
+
     def _reject(self, error: BadInput) -> None:
         self.rejections[error.kind] = self.rejections.get(error.kind, 0) + 1
         self.last_rejection = str(error)
+
+
+def _limits(robot: Robot, parameters: CommandParameters) -> JointLimits:
+    """The limits that the parameters ask for."""
+    factors = robot.group_scales(parameters.group_scale) if parameters.group_scale else 1.0
+    return robot.limits.scaled(parameters.limit_scale * factors)
+
+
+def _shaper(parameters: CommandParameters) -> ChunkShaper:
+    return ChunkShaper(parameters.smoothing, parameters.splice_s, parameters.slow_down, parameters.chunk_max_age_s)

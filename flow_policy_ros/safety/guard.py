@@ -9,15 +9,28 @@ from enum import Enum
 class GuardState(str, Enum):
     """What the command stage is doing."""
 
-    INACTIVE = "inactive"  # nothing published: no fresh joint state yet
+    INACTIVE = "inactive"  # nothing published: not enabled, or no fresh joint state yet
     STARTING = "starting"  # first set-point: the measured position
     ACTIVE = "active"  # following a chunk
-    STOPPING = "stopping"  # no chunk: decelerating
+    STOPPING = "stopping"  # no chunk, or not allowed to follow one: decelerating
     HOLDING = "holding"  # at rest, set-points repeated
     FAULT = "fault"  # latched: decelerating, then held, until reset
 
 
-FAULTS = ("stale_joint_state", "bad_joint_state", "start_outside_range", "clock_jump_back", "internal_error")
+FAULTS: dict[str, str] = {
+    "stale_joint_state": "Joint states stay away, are too old, or come from the future.",
+    "bad_joint_state": "A joint state with wrong names, wrong length, NaN or Inf arrived.",
+    "start_outside_range": "At start a joint lies outside its command range by more than command.start_tolerance.",
+    "first_command": "The first set-point of a motion lies farther than command.first_command_max from the measured position.",
+    "tracking_error": "A joint stays farther from its set-point than its 'tracking' for longer than command.tracking_time_s.",
+    "effort": "A joint stays above its 'effort' for longer than command.effort_time_s.",
+    "emergency_stop": "The emergency stop was engaged; release it before the reset.",
+    "clock_jump_back": "The clock went back.",
+    "control_loop_stalled": "Between two ticks more than command.stall_s passed: the robot was not under control.",
+    "collision": "Links, or a link and the workspace's bound, came within half of command.collision_margin.",
+    "internal_error": "An error of the command stage itself.",
+}
+"""Every fault, and when it is latched."""
 
 # Reset leads from every state to INACTIVE and is not listed; it is the only way out of FAULT.
 TRANSITIONS: dict[GuardState, frozenset[GuardState]] = {
@@ -63,7 +76,7 @@ class Guard:
     def latch(self, name: str, detail: str, stamp: int) -> None:
         """Latch a fault; the first of a name is kept until reset. Raises ``ValueError`` for an unknown name."""
         if name not in FAULTS:
-            raise ValueError(f"unknown fault '{name}', expected one of {FAULTS}.")
+            raise ValueError(f"unknown fault '{name}', expected one of {tuple(FAULTS)}.")
         if name not in self._faults:
             self._faults[name] = Fault(name, detail, stamp)
             self.counts[name] = self.counts.get(name, 0) + 1

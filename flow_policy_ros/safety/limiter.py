@@ -1,189 +1,187 @@
-"""Set-points that never break position, velocity or acceleration limits, whatever the target does.
+"""Set-points that never break position, velocity, acceleration or jerk limits, whatever the target does.
 
-Discrete time and vectorised over joints. Knows nothing of chunks, faults or time stamps: one call is one period T.
+Discrete time and vectorised over joints: one call is one period T. Knows nothing of chunks, faults or time stamps. Range,
+velocity and acceleration are kept by ``acceleration_limiter``; here live jerk and the change of limits while running.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flow_policy_ros.runtime.robot import JointLimits
 from flow_policy_ros.runtime.types import FloatArray
+from flow_policy_ros.safety.acceleration_limiter import TOLERANCE, AccelerationLimiter, BoolArray, LimitedStep
 
-BoolArray = NDArray[np.bool_]
-KINDS = ("position", "velocity", "acceleration")
-TOLERANCE = 1e-9  # rad or m: a set-point nearer to its target than this was not changed
-MARGIN_ULP = 1024  # under 1e-12 for bounds below 8 rad or m
-# Share of the deceleration that is planned for the arrival at a target; the rest is for a target that brakes as well.
-# On targets faster than the limits 0.7 mostly gives smaller errors than 1; a step arrives 1 to 11% later.
-ARRIVAL_SHARE = 0.7
+__all__ = ["KINDS", "TOLERANCE", "BoolArray", "LimitedStep", "SetpointLimiter", "averaged_ticks"]
+
+KINDS = ("position", "velocity", "acceleration", "jerk")
+MOST_TICKS = 500
+"""A longer average would delay the set-points by more than a policy can use."""
 
 
-@dataclass(frozen=True)
-class LimitedStep:
-    """One set-point: ``position`` (J,), and the ``velocity`` and ``acceleration`` (J,) of set-points' differences.
+def averaged_ticks(limits: JointLimits, period_s: float) -> np.ndarray:
+    """Set-points to average per joint (J,) int: n = ceil(2 A / (J T)), 1 where the jerk is not limited.
 
-    ``interventions[kind]`` (J,) bool for each kind of ``KINDS``: the limit that kept the set-point from its target.
+    Raises ``ValueError`` naming joints whose jerk limit is not above zero, or so low for their acceleration that n is above
+    ``MOST_TICKS``.
     """
-
-    position: FloatArray
-    velocity: FloatArray
-    acceleration: FloatArray
-    interventions: dict[str, BoolArray]
+    wrong = [n for n, x in zip(limits.names, limits.jerk, strict=True) if not x > 0]
+    if wrong:
+        raise ValueError(f"limits of {wrong}: jerk must be above zero. Correct the robot file.")
+    with np.errstate(over="ignore"):
+        # A hair less, so that a jerk given as 2A/T to full precision is no average of two.
+        ticks = np.ceil(2.0 * limits.acceleration / limits.jerk / period_s - 1e-9)
+    slow = [n for n, x in zip(limits.names, ticks, strict=True) if x > MOST_TICKS]
+    if slow:
+        raise ValueError(
+            f"limits of {slow}: at full acceleration the jerk limit takes {MOST_TICKS} control periods and more to turn it round. "
+            "Lower the acceleration or raise the jerk in the robot file."
+        )
+    return np.maximum(ticks, 1.0).astype(np.intp)
 
 
 class SetpointLimiter:
-    """Follows a target within limits; with p the set-points, v = (p - p_before) / T and a = (v - v_before) / T it keeps
-    lower <= p <= upper exactly and abs(v) <= V, abs(a) <= A to 1e-9 relative plus the resolution of float64 positions
-    (4 ulp / T, 4 ulp / T²).
+    """Follows a target within limits. With p the set-points, v, a and j their first, second and third differences over T, T²
+    and T³ (at rest before the start), lower <= p <= upper exactly, and abs(v) <= V, abs(a) <= A, abs(j) <= J to 1e-9
+    relative plus the resolution of float64 positions (4 ulp / T, 4 ulp / T², 8 ulp / T³).
 
-    **Why it holds.** Let D = A·T, the change of velocity that one tick allows. Braking from v > 0 runs through v - D,
-    v - 2D, … and still covers S(v) = T·(n·v - D·n(n+1)/2), n = floor(v / D). Call (p, v) safe if p + S(v) <= upper.
-    A new velocity u leads to a safe state iff u·T + S(u) <= upper - p; the left side grows with u and is linear between
-    its knots u = n·D, where it is T·D·n(n+1)/2, so ``_approach_speed`` inverts it exactly. From a safe state with v > D
-    the choice u = v - D is safe, since (v - D)·T + S(v - D) = S(v); with abs(v) <= D the choice u = 0 is. Both keep
-    abs(u - v) <= D and abs(u) <= V, and ``lower`` is the mirror image: the bounds [low, high] on u are never empty and
-    every u in them leads to a safe state. At rest inside the range is safe: by induction every state is.
+    **Why it holds.** What ``AccelerationLimiter`` gives is averaged over the last n ticks, joint by joint (a finite impulse
+    response filter, Biagiotti & Melchiorri 2012). Range and bounds on v and a are convex, so that an average of points that
+    keep them keeps them. The average's jerk is (a_k - a_(k-n)) / (n T), at most 2A / (n T) <= J by the choice of n. Nothing is
+    assumed of the target.
 
-    **How it follows.** The same braking curve, shallower and relative to the target's own motion, leads without
-    overshoot to a target that stands still or moves evenly. A target that keeps the limits is met exactly at each tick:
-    it is never farther than T·D from where its motion so far leads, and that is the way of one tick.
+    **What it costs.** The set-points come (n - 1) / 2 ticks after what was averaged: ``lead`` (J,), whole ticks. Who knows the
+    future of the target gives it that much earlier, and the average is centred on it.
     """
 
     def __init__(self, limits: JointLimits, period_s: float) -> None:
-        if not (np.isfinite(period_s) and period_s > 0):
-            raise ValueError(f"limiter period is {period_s} s, expected a finite time above zero.")
+        """Raises ``ValueError`` naming joints whose limits cannot be used."""
+        self._inner = AccelerationLimiter(limits, period_s)
         self._period = float(period_s)
-        self._lower, self._upper = limits.lower.astype(np.float64), limits.upper.astype(np.float64)
-        # Stops are planned this far inside the range, for the rounding that a long braking adds up.
-        margin = MARGIN_ULP * np.spacing(np.maximum(np.abs(self._lower), np.abs(self._upper)))
-        self._stop_below, self._stop_above = self._lower + margin, self._upper - margin
-        self._max_speed = limits.velocity.astype(np.float64)
-        self._max_change = limits.acceleration * self._period  # D
-        share = np.array([[1.0], [1.0], [ARRIVAL_SHARE]])  # to upper, to lower, to the target
-        self._change = share * self._max_change
-        self._quantum = self._change * self._period  # T·D: the way of one tick between rest and rest
-        for what, values in (("range", self._upper - self._lower), ("velocity", self._max_speed),
-                             ("acceleration", self._max_change)):
-            wrong = [n for n, x in zip(limits.names, values, strict=True) if not (np.isfinite(x) and x > 0)]
-            if wrong:
-                raise ValueError(f"limits of {wrong}: {what} must be finite and above zero. Correct the robot file.")
-        joints = len(limits.names)
-        self._names = limits.names
+        self._limits = limits
+        self._pending: JointLimits | None = None
+        self._ticks = averaged_ticks(limits, period_s)
+        self.lead = (self._ticks - 1) // 2
+        length, joints = int(self._ticks.max()), len(limits.names)
+        # The newest row comes last; each row is written twice, half a buffer apart, so that a window is contiguous.
+        self._weights = np.where(np.arange(length)[::-1, None] < self._ticks, 1.0 / self._ticks, 0.0)
+        self._window = np.zeros((2 * length, 3, joints))  # position, velocity, acceleration of the inner set-points
+        self._length, self._row, self._rest = length, 0, 0
+        self._most_change = limits.jerk * self._period * (1.0 + 1e-9)
         nobody = np.zeros(joints, dtype=np.bool_)
-        nobody.setflags(write=False)  # shared by every step without interventions
-        self._none = dict.fromkeys(KINDS, nobody)
-        self._room = np.zeros((3, joints))
-        self._braking = np.zeros((3, joints))  # ticks of braking still ahead
-        self._position: FloatArray | None = None
-        self._velocity = np.zeros(joints)
-        self._target = np.zeros(joints)  # of the tick before, clipped to the range; without one, the set-point
-        self._target_velocity = np.zeros(joints)
+        nobody.setflags(write=False)
+        self._none = nobody
+
+    @property
+    def limits(self) -> JointLimits:
+        """The limits in force."""
+        return self._limits
+
+    @property
+    def period_s(self) -> float:
+        """The period T."""
+        return self._period
 
     @property
     def started(self) -> bool:
         """Whether there is a set-point."""
-        return self._position is not None
+        return self._inner.started
 
     @property
     def at_rest(self) -> bool:
-        """Whether the last set-point repeats the one before (also before the start)."""
-        return not self._velocity.any()
+        """Whether set-points stand still, and go on to while the target does (also before the start)."""
+        return not self.started or self._rest >= self._length
+
+    @property
+    def averaged(self) -> FloatArray:
+        """The last inner set-points (N, 3, J), oldest first: position, velocity, acceleration, before averaging."""
+        return self._now()
+
+    @property
+    def averaged_ticks(self) -> np.ndarray:
+        """How many set-points are averaged per joint, (J,)."""
+        return self._ticks
 
     def start(self, position: ArrayLike) -> LimitedStep:
         """Begin at rest at ``position`` (J,). Raises ``ValueError`` naming joints not finite or out of range."""
-        start = np.array(position, dtype=np.float64)
-        outside = ~((start >= self._lower) & (start <= self._upper))
-        if outside.any():
-            named = [n for n, wrong in zip(self._names, outside, strict=True) if wrong]
-            raise ValueError(f"limiter cannot start: {named} not finite or outside the command range.")
-        self._position, self._velocity = start, np.zeros_like(start)
-        self._target, self._target_velocity = self._position, self._velocity
-        return LimitedStep(start.copy(), self._velocity.copy(), np.zeros_like(start), dict(self._none))
+        step = self._inner.start(position)
+        self._window[:] = 0.0
+        self._window[:, 0] = step.position
+        self._rest = self._length
+        self._apply_pending()
+        return self._with_jerk(step, self._none)
 
     def forget(self) -> None:
         """Have no set-point, as before the start."""
-        self._position = None
-        self._velocity = np.zeros_like(self._velocity)
+        self._inner.forget()
+        self._apply_pending()
 
     def step(self, target: ArrayLike) -> LimitedStep:
-        """The next set-point towards ``target`` (J,). Raises ``ValueError`` for NaN or Inf and then changes nothing."""
-        position, velocity, period = self._current(), self._velocity, self._period
-        target = np.asarray(target, dtype=np.float64)
-        if target.shape != position.shape or not np.isfinite(target).all():
-            raise ValueError(f"limiter target must be {position.size} finite positions.")
-        wanted = np.minimum(np.maximum(target, self._lower), self._upper)
-        drift = self._drift(wanted)
-        gap = wanted - drift * period - position  # to where the target was a tick ago
+        """The next set-point towards ``target`` (J,). Raises ``ValueError`` for NaN or Inf and then changes nothing.
 
-        room = self._room
-        np.subtract(self._stop_above, position, out=room[0])
-        np.subtract(position, self._stop_below, out=room[1])
-        np.maximum(room, 0.0, out=room)
-        np.abs(gap, out=room[2])
-        to_upper, to_lower, to_target = self._approach_speed(room)
-        to_target = np.maximum(to_target, np.minimum(room[2] / period, self._max_change))
-        law = drift + np.copysign(to_target, gap)
-        high, low = np.minimum(to_upper, self._max_speed), np.maximum(-to_lower, -self._max_speed)
-        bounded = np.minimum(np.maximum(law, low), high)
-        # Acceleration comes last: where rounding makes the bounds contradict each other, the margin of the stop gives.
-        chosen = np.minimum(np.maximum(bounded, velocity - self._max_change), velocity + self._max_change)
-        step = self._advance(chosen)
-
-        off = np.abs(step.position - wanted) > TOLERANCE
-        limited = off & (bounded != law) & (np.abs(chosen - bounded) <= 1e-6 * self._max_change)
-        at_speed = limited & (np.abs(bounded) == self._max_speed)
-        step.interventions.update(
-            position=(limited & ~at_speed) | (np.abs(target - wanted) > TOLERANCE),
-            velocity=at_speed,
-            acceleration=off & ~limited,
-        )
-        return step
+        While new limits wait for the motion to be braked to them, it brakes, whatever the target.
+        """
+        if self._pending is not None and not self._apply_pending():
+            return self.stop_step()
+        return self._averaged(self._inner.step(target))
 
     def stop_step(self) -> LimitedStep:
-        """The next set-point of a stop: every joint brakes at its limit, then keeps its place."""
-        self._current()
-        change = np.minimum(np.maximum(self._velocity, -self._max_change), self._max_change)
-        step = self._advance(self._velocity - change)
-        self._target, self._target_velocity = self._current(), self._velocity
+        """The next set-point of a stop: every joint brakes at its limits, then keeps its place."""
+        if self._pending is not None:
+            self._apply_pending()
+        return self._averaged(self._inner.stop_step())
+
+    def change(self, limits: JointLimits) -> None:
+        """Use other limits as soon as the motion obeys them; until then it is braked under those in force.
+
+        Raises ``ValueError`` when joints or range differ, or the ratio of acceleration to jerk.
+        """
+        if limits.names != self._limits.names or not (averaged_ticks(limits, self._period) == self._ticks).all():
+            raise ValueError("limits can change by factors on velocity, acceleration and jerk alike; restart for others.")
+        self._pending = limits
+        self._apply_pending()
+
+    def _apply_pending(self) -> bool:
+        """Put the limits that wait into force if the motion obeys them; whether none wait any more."""
+        if self._pending is None:
+            return True
+        now, then = self._limits, self._pending
+        if self.started and ((then.velocity < now.velocity).any() or (then.acceleration < now.acceleration).any()):
+            window = np.abs(self._now()[:, 1:]) * (self._weights > 0.0)[:, None]
+            # What is still in the average counts as motion, too.
+            if (window[:, 0] > self._pending.velocity).any() or (window[:, 1] > self._pending.acceleration).any():
+                return False
+            if not self._inner.obeys(self._pending):
+                return False
+        self._inner.change(self._pending)
+        self._limits, self._pending = self._pending, None
+        self._most_change = self._limits.jerk * self._period * (1.0 + 1e-9)
+        return True
+
+    def _now(self) -> FloatArray:
+        return self._window[self._row : self._row + self._length]
+
+    def _averaged(self, step: LimitedStep) -> LimitedStep:
+        before = self._window[self._row + self._length - 1, 2]
+        jerky = np.abs(step.acceleration - before) > self._most_change
+        newest = self._window[self._row]
+        newest[0], newest[1], newest[2] = step.position, step.velocity, step.acceleration
+        self._window[self._row + self._length] = newest
+        self._row = (self._row + 1) % self._length
+        self._rest = self._rest + 1 if self._inner.at_rest else 0
+        if self._length > 1 and self._rest <= self._length:
+            window = self._now().copy()
+            window[:, 0] -= step.position  # distances from the newest: what stands still comes out to the last bit
+            average = np.einsum("nkj,nj->kj", window, self._weights)
+            average[0] += step.position
+            # For rounding only: weights of one third add up to a hair more or less than one.
+            position = average[0]
+            np.maximum(position, self._limits.lower, out=position)
+            np.minimum(position, self._limits.upper, out=position)
+            step = LimitedStep(position, average[1], average[2], step.interventions)
+        return self._with_jerk(step, jerky)
+
+    def _with_jerk(self, step: LimitedStep, jerky: BoolArray) -> LimitedStep:
+        step.interventions["jerk"] = jerky
         return step
-
-    def _drift(self, wanted: FloatArray) -> FloatArray:
-        """The velocity (J,) that the target had in this tick and the one before: a single jump is not a motion."""
-        before = self._target_velocity
-        now = (wanted - self._target) / self._period
-        now = np.minimum(np.maximum(now, -self._max_speed), self._max_speed)
-        self._target, self._target_velocity = wanted, now
-        return np.minimum(np.maximum(now, np.minimum(before, 0.0)), np.maximum(before, 0.0))
-
-    def _approach_speed(self, distance: FloatArray) -> FloatArray:
-        """The greatest velocity (3, J) of one tick after which braking still ends within ``distance`` (3, J)."""
-        ticks = np.divide(distance, self._quantum, out=self._braking)
-        ticks *= 8.0
-        ticks += 1.0
-        np.sqrt(ticks, out=ticks)
-        ticks -= 1.0
-        ticks *= 0.5
-        np.floor(ticks, out=ticks)
-        speed = distance / ((ticks + 1.0) * self._period)
-        ticks *= 0.5
-        ticks *= self._change
-        speed += ticks
-        return speed
-
-    def _advance(self, chosen: FloatArray) -> LimitedStep:
-        # For rounding only: a chosen velocity does not lead out of the range.
-        position = self._current() + chosen * self._period
-        position = np.minimum(np.maximum(position, self._lower), self._upper)
-        acceleration = (chosen - self._velocity) / self._period
-        # The chosen velocity is kept, not the difference of rounded positions: a long braking would add up its error.
-        self._position, self._velocity = position, chosen
-        return LimitedStep(position.copy(), chosen.copy(), acceleration, dict(self._none))
-
-    def _current(self) -> FloatArray:
-        if self._position is None:
-            raise RuntimeError("limiter has no set-point yet; call start(position) first.")
-        return self._position

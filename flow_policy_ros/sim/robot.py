@@ -102,12 +102,13 @@ class AdroitRobot:
         return np.asarray(self._observation, dtype=np.float64)
 
     def joint_state(self) -> JointState:
-        """Measured positions and velocities by name."""
+        """Measured positions, velocities and actuator efforts (N·m, N for slides) by name."""
         return JointState(
             stamp=self.stamp,
             names=self.robot.joints,
             position=self.data.qpos[self._qpos_index].astype(np.float64),
             velocity=self.data.qvel[self._qvel_index].astype(np.float64),
+            effort=self.data.qfrc_actuator[self._qvel_index].astype(np.float64),
         )
 
     def object_features(self) -> Features:

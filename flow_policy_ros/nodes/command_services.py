@@ -1,0 +1,50 @@
+"""What people and programs may ask of the command node: reset, hold, enable. What they do to the motion is the loop's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from flow_policy_ros.safety.command_loop import CommandLoop
+
+
+class CommandServices:
+    """``command/reset`` drops faults and starts anew at the measured position; a robot in motion is stopped first, and the call
+    is to be repeated. ``command/hold`` stops the robot and holds it; ``command/enable`` with true lets it follow the chunks that
+    come from then on, with false it is ``command/hold``.
+    """
+
+    def __init__(self, node: Node, loop: CommandLoop, reset: Callable[[], str | None], active: Callable[[], bool]) -> None:
+        """``reset`` gives the reason for a refusal, ``active`` whether the node is."""
+        self._loop = loop
+        self._reset = reset
+        self._active = active
+        node.create_service(Trigger, "command/reset", self._on_reset)
+        node.create_service(Trigger, "command/hold", self._on_hold)
+        node.create_service(SetBool, "command/enable", self._on_enable)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = self._reset()
+        response.success, response.message = refusal is None, refusal or "reset; starts at the next fresh joint state"
+        return response
+
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._loop.hold()
+        response.success, response.message = True, "stops and holds, until command/enable"
+        return response
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        faults = ", ".join(fault.name for fault in self._loop.faults)
+        if not request.data:
+            self._loop.hold()
+            response.success, response.message = True, "stops and holds, until it is enabled"
+        elif not self._active():
+            response.success, response.message = False, "the node is not active; activate it first."
+        elif faults:
+            response.success, response.message = False, f"a fault is latched: {faults}. Call command/reset first."
+        else:
+            self._loop.enable()
+            response.success, response.message = True, "follows the chunks that come from now on"
+        return response

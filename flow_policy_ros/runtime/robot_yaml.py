@@ -1,0 +1,83 @@
+"""Reading YAML strictly: robot files and controller files. What the keys mean is the readers' affair.
+
+Every error is a ``RobotFileError`` that names file, key and remedy, because a key that is silently misread moves a robot.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RobotFileError(ValueError):
+    """A robot file, or a file that it names, that cannot be used; the message names file, key and remedy."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice: of two limits for one joint YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, what: str, example: str) -> Any:
+    """The content of ``path``. ``what`` ("robot file") opens the messages, ``example`` is a file that would do."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # derived from SafeLoader
+    except OSError as error:
+        raise RobotFileError(f"{what} {path} cannot be read: {error.strerror}. Give the path of a YAML file "
+                             f"such as {example}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RobotFileError(f"{what} {path} is not YAML: {error}. Give a text file such as {example}.") from error
+
+
+def need(tree: dict[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """``tree[key]``, which must be there and of ``kind`` (True is no number)."""
+    if key not in tree:
+        raise RobotFileError(f"{where}: '{key}' is missing; add it (see docs/robot_file.md).")
+    if not isinstance(tree[key], kind) or (isinstance(tree[key], bool) and kind is not bool):
+        expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise RobotFileError(f"{where}: '{key}' is {tree[key]!r}, expected {expected}.")
+    return tree[key]
+
+
+def known(tree: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    """Refuse other keys: a misspelt one would silently leave its default in force."""
+    strangers = [key for key in tree if key not in keys]
+    if strangers:
+        raise RobotFileError(f"{where}: unknown keys {strangers}, expected {', '.join(keys)}. Correct or remove them.")
+
+
+def names(values: list[Any], where: str) -> tuple[str, ...]:
+    """``values`` as names, each once and at least one. YAML reads 0 and yes as something else: such names need quotes."""
+    if not all(isinstance(value, str) for value in values) or len(set(values)) != len(values) or not values:
+        raise RobotFileError(
+            f"{where} must be names, each once and at least one (in quotes where they are digits); given: {values}."
+        )
+    return tuple(values)
+
+
+def finite(value: Any) -> bool:
+    """Whether ``value`` is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of float
+        return False
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested blocks as flat names (``policy.rate_hz``)."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
