@@ -116,10 +116,14 @@ def robot_file(task: str) -> str:
         "    policy:", "      rate_hz: 25.0", "    command:", "      rate_hz: 100.0",
         "      # A simulated servo, driven against its stops from the first tick, in episodes of 2 s. A robot that can break",
         "      # keeps the defaults of these two, which bound the first command and let the robot begin slowly.",
-        "      first_command_max: 10.0", "      soft_start_s: 0.0",
+        "      first_command_max: 10.0", "      soft_start_s: 0.0", *SPLICE.get(task, ()),
         "    sim:", f"      task: {task}", "",
     ]
     return "\n".join(lines)
+
+
+# Of 40 pens a policy turned 30 when each new chunk took over at once, 23 when it was joined within 20 ms.
+SPLICE = {"pen": ("      # Turning a pen is lost in the time that joining chunks smoothly takes.", "      splice_s: 0.0")}
 
 
 def main() -> None:

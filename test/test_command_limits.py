@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from command_support import LIMITS, START, Bench, way_to
+from command_support import LIMITS, Bench, way_to
 
 from flow_policy_ros.runtime.robot import RobotFileError
 from flow_policy_ros.safety.guard import GuardState
@@ -93,13 +93,16 @@ def test_an_unknown_group_is_refused_and_nothing_is_changed() -> None:
 def test_how_chunks_are_shaped_changes_while_running_from_the_next_chunk_on(change: dict[str, object]) -> None:
     changed, unchanged = Bench(), Bench()
     for bench in (changed, unchanged):
-        bench.moving()
+        bench.tick()
+        bench.play(way_to([0.2, 0.2, 0.1]))
+        bench.tick(20)
     changed.update(**change)
     for bench in (changed, unchanged):
         bench.tick(5)
     assert np.array_equal(changed.positions, unchanged.positions)
+    late = np.maximum(np.arange(40) - 10, 0)  # slowly at first, then too fast
     for bench in (changed, unchanged):
-        bench.play(START + 0.3 * np.sin(0.5 * np.arange(40))[:, None] * np.array([1.0, 1.0, 0.5]))
-        bench.tick(20)
+        bench.play(bench.positions[-1] + 0.02 + 0.3 * np.sin(0.5 * late)[:, None] * np.array([1.0, 1.0, 0.5]))
+        bench.tick(30)
         bench.check_limits()
-    assert np.abs(changed.positions[-1] - unchanged.positions[-1]).max() > 1e-3
+    assert np.abs(np.array(changed.positions) - np.array(unchanged.positions)).max() > 1e-3

@@ -234,7 +234,8 @@ def test_every_mode_runs_and_says_what_it_did(mode: str) -> None:
     assert [c.stamp - run.chunks[0].stamp for c in run.chunks] == [80 * MS * k for k in range(len(run.chunks))]
     first, *others = [c.execution for c in run.chunks]
     assert first == Execution(mode)
-    continued = Execution(mode, True, delay=2, execute=4) if mode in CONTINUING else Execution(mode)
+    # 40 ms of delay and 20 ms more for the joint: 3 steps; held are those and 80 ms of overlap, the 4 after them.
+    continued = Execution(mode, True, delay=3, execute=HORIZON - 3 - 4) if mode in CONTINUING else Execution(mode)
     assert set(others) == {continued} and loop.clamped == {}
     assert loop.delay == 40 * MS  # the first tick at which a chunk that takes 35 ms is there
 
@@ -304,7 +305,7 @@ def test_modes_change_while_running() -> None:
     for mode in ("receding", "rtc_trained", "ensemble", "rtc", "receding", "rtc_identity", "ensemble"):
         loop.update(replace(parameters, mode=mode))
         run.ticks(8)
-        assert run.chunks[-1].execution == (Execution(mode, True, 1, 4) if mode in CONTINUING else Execution(mode))
+        assert run.chunks[-1].execution == (Execution(mode, True, 2, HORIZON - 2 - 4) if mode in CONTINUING else Execution(mode))
     again = Run(PolicyLoop(policy, parameters), policy)
     again.now = run.chunks[-1].stamp
     again.ticks(1)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
     "bench": ("flow_policy_ros.cli.bench", "measure sampling, training, success, and the flow maths against others"),
     "fuzz": ("flow_policy_ros.cli.fuzz", "throw random and malformed input at the safety stage and check every set-point"),
+    "params": ("flow_policy_ros.cli.params", "print the reference page of the nodes: parameters, topics, states, faults"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }
 

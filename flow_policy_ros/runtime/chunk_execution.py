@@ -19,6 +19,9 @@ from flow_policy_ros.runtime.types import Chunk, Continuation, Execution
 CONTINUING = ("rtc", "rtc_identity", "rtc_trained")
 """Modes in which a chunk is sampled as the continuation of what is being executed."""
 
+JOIN_NS = 20_000_000
+"""What is committed beyond the measured delay: where the new chunk takes over, its path depends on the points around."""
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -106,14 +109,16 @@ class Ensemble:
 class RealTime:
     """Every chunk continues what is being executed, by ``method``, one of ``CONTINUING`` (Black et al. 2025).
 
+    ``overlap`` in ns is how long after the committed steps the new chunk is still held to the old, ever more weakly.
     ``longest_delay`` in steps is what the network was trained for; without one half the horizon is the bound. Where there is
     nothing to continue (cold start, a stop), the chunk is sampled freely.
     """
 
     continues = True
 
-    def __init__(self, method: str, contract: Contract, longest_delay: int | None = None) -> None:
+    def __init__(self, method: str, contract: Contract, overlap: int, longest_delay: int | None = None) -> None:
         self._method = method
+        self._overlap = overlap
         self._contract = contract
         self._longest = contract.horizon // 2 if longest_delay is None else longest_delay
 
@@ -123,10 +128,11 @@ class RealTime:
         going_on = executed.positions(stamp + dt * np.arange(horizon), pace.now)
         if going_on is None or pace.delay is None:
             return None, Execution(self._method)
-        # Of what is being executed so much remains: where that ends early, less is held than the interval alone would say. And
-        # no more than the first half is ever held: a policy that samples often would only repeat its first chunk.
-        execute = max(-(-pace.interval // dt), horizon - going_on.known, horizon // 2)
-        steps = allowed_steps(horizon, self._longest, -(-pace.delay // dt), execute)
+        delay = -(-(pace.delay + JOIN_NS) // dt)
+        # The steps held are those before H - s. Where what is being executed ends early they are fewer; and beyond the overlap
+        # none is held, or a policy that samples often would only repeat its first chunk.
+        execute = max(-(-pace.interval // dt), horizon - going_on.known, horizon - delay - self._overlap // dt)
+        steps = allowed_steps(horizon, self._longest, delay, execute)
         return (
             Continuation(self._method, going_on.positions, steps.delay, steps.execute),
             Execution(self._method, True, steps.delay, steps.execute, steps.clamped),

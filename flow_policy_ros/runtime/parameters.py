@@ -74,6 +74,14 @@ class PolicyParameters:
         choices=("receding", "ensemble", "rtc", "rtc_identity", "rtc_trained"),
         live=True,
     )
+    overlap_s: float = parameter(
+        0.08,
+        "In real-time chunking, the time after the committed steps over which a new chunk is still held to the old one, ever more "
+        "weakly. Longer joins more smoothly and reacts less.",
+        unit="s",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
     delay_quantile: float = parameter(
         0.9, "Of the delays measured lately, the share that is to be covered by committed steps.", bounds=(0.0, 1.0), live=True
     )
@@ -117,7 +125,7 @@ class CommandParameters:
         1.0,
         "A chunk is followed no longer than this after its stamp, however long it is: decelerated stop, then hold.",
         unit="s",
-        bounds=(0.01, 60.0),
+        bounds=(0.01, 10.0),
         live=True,
     )
     start_tolerance: float = parameter(

@@ -98,7 +98,7 @@ class PolicyLoop:
         self._delays = DelayEstimator()
         self._rejected: dict[str, int] = {}
         self.require(parameters)
-        self._execution = self._make_execution(parameters.mode)
+        self._execution = self._make_execution(parameters)
 
     @property
     def rejections(self) -> dict[str, int]:
@@ -244,8 +244,8 @@ class PolicyLoop:
         Raises ``ParameterError`` for a mode that the policy cannot do; then nothing has changed.
         """
         self.require(parameters)
-        if parameters.mode != self._parameters.mode:
-            self._execution = self._make_execution(parameters.mode)
+        if (parameters.mode, parameters.overlap_s) != (self._parameters.mode, self._parameters.overlap_s):
+            self._execution = self._make_execution(parameters)
         if self._origin is not None and parameters.rate_hz != self._parameters.rate_hz:
             self._origin = self._instant(self._next - 1)
             self._next = 1
@@ -264,10 +264,11 @@ class PolicyLoop:
         self._busy_until = 0
         self._awaited = None
 
-    def _make_execution(self, mode: str) -> ChunkExecution:
+    def _make_execution(self, parameters: PolicyParameters) -> ChunkExecution:
+        mode = parameters.mode
         if mode in CONTINUING:
             trained = self._policy.prefix if mode == "rtc_trained" and isinstance(self._policy, ContinuingPolicy) else None
-            return RealTime(mode, self._contract, trained)
+            return RealTime(mode, self._contract, round(parameters.overlap_s * 1e9), trained)
         return Ensemble() if mode == "ensemble" else Receding()
 
     def _reject(self, error: BadInput) -> None:

@@ -136,7 +136,9 @@ class CommandLoop:
             position = self._order.positions_of(joint_state)
             effort = None
             if joint_state.effort is not None:
-                effort = self._efforts.select("joint state effort", joint_state.names, joint_state.effort)
+                reported = np.asarray(joint_state.effort, dtype=np.float64)
+                # Drivers write NaN for an effort that they do not measure.
+                effort = self._efforts.select("joint state effort", joint_state.names, np.where(np.isnan(reported), 0.0, reported))
         except BadInput as error:
             self._reject(error)
             self._guard.latch("bad_joint_state", str(error), joint_state.stamp)
@@ -349,7 +351,7 @@ class CommandLoop:
             return
         late = None
         if self._tracking.active:
-            away = np.abs(self._follower.difference(self._limiter.averaged[-1, 0], entry.item.position))
+            away = np.abs(self._follower.difference(self._limiter.position, entry.item.position))
             late = self._tracking.check(away, now, self._parameters.tracking_time_s)
         if late is not None:
             self._guard.latch(

@@ -9,13 +9,23 @@ from enum import Enum
 class GuardState(str, Enum):
     """What the command stage is doing."""
 
-    INACTIVE = "inactive"  # nothing published: not enabled, or no fresh joint state yet
-    STARTING = "starting"  # first set-point: the measured position
-    ACTIVE = "active"  # following a chunk
-    STOPPING = "stopping"  # no chunk, or not allowed to follow one: decelerating
-    HOLDING = "holding"  # at rest, set-points repeated
-    FAULT = "fault"  # latched: decelerating, then held, until reset
+    INACTIVE = "inactive"
+    STARTING = "starting"
+    ACTIVE = "active"
+    STOPPING = "stopping"
+    HOLDING = "holding"
+    FAULT = "fault"
 
+
+STATES: dict[GuardState, str] = {
+    GuardState.INACTIVE: "Nothing is published: not enabled, or no fresh joint state yet.",
+    GuardState.STARTING: "The first set-point: the measured position.",
+    GuardState.ACTIVE: "Following a chunk.",
+    GuardState.STOPPING: "No chunk, or not allowed to follow one: decelerating.",
+    GuardState.HOLDING: "At rest, set-points repeated.",
+    GuardState.FAULT: "Latched: decelerating, then held, until reset.",
+}
+"""Every state, and what it means."""
 
 FAULTS: dict[str, str] = {
     "stale_joint_state": "Joint states stay away, are too old, or come from the future.",

@@ -68,6 +68,7 @@ class SetpointLimiter:
         self._weights = np.where(np.arange(length)[::-1, None] < self._ticks, 1.0 / self._ticks, 0.0)
         self._window = np.zeros((2 * length, 3, joints))  # position, velocity, acceleration of the inner set-points
         self._length, self._row, self._rest = length, 0, 0
+        self._last = np.zeros(joints)
         self._most_change = limits.jerk * self._period * (1.0 + 1e-9)
         nobody = np.zeros(joints, dtype=np.bool_)
         nobody.setflags(write=False)
@@ -92,6 +93,13 @@ class SetpointLimiter:
     def at_rest(self) -> bool:
         """Whether set-points stand still, and go on to while the target does (also before the start)."""
         return not self.started or self._rest >= self._length
+
+    @property
+    def position(self) -> FloatArray:
+        """The last set-point (J,). Raises ``RuntimeError`` before the start."""
+        if not self.started:
+            raise RuntimeError("limiter has no set-point yet; call start(position) first.")
+        return self._last.copy()
 
     @property
     def averaged(self) -> FloatArray:
@@ -184,4 +192,5 @@ class SetpointLimiter:
 
     def _with_jerk(self, step: LimitedStep, jerky: BoolArray) -> LimitedStep:
         step.interventions["jerk"] = jerky
+        self._last = step.position
         return step

@@ -54,28 +54,42 @@ class ChunkShaper:
 
         The first row is for the tick that the limiter makes next.
         """
-        limits, period, lead = limiter.limits, limiter.period_s, limiter.lead
+        limits, period = limiter.limits, limiter.period_s
         clipped: BoolArray = np.any((points < limits.lower) | (points > limits.upper), axis=0)
         path = fit(np.clip(points, limits.lower, limits.upper), dt, self.smoothing_s).clipped(limits.lower, limits.upper)
         # Slowed or not, the path's own time goes on from ``since`` at each tick.
         speed, too_fast = _speed(path, since, limits) if self.slow_down else (None, {})
-        furthest = int(lead.max())
-        times = _times(path, speed, since, period, furthest, int(np.ceil(self.longest_s / period)) + 1)
-        rows = path.evaluate(times)
-        count = len(rows) - furthest - 1
-        # Row 0 of ``rows`` lies one tick back, where the limiter is now; each joint is read ``lead`` ticks ahead.
-        ahead = np.arange(count + 1)[:, None] + lead
-        targets = rows[ahead, np.arange(rows.shape[1])] if furthest else rows[: count + 1]
+        # An average of n lies (n - 1) / 2 ticks back, so that each joint is read as much ahead: by halves where an n is even.
+        parts = 2 if (limiter.averaged_ticks % 2 == 0).any() else 1
+        ahead = (limiter.averaged_ticks - 1) * parts // 2
+        furthest = int(ahead.max())
+        most = int(np.ceil(self.longest_s / period)) + 1
+        times = _times(path, speed, since, period, parts, furthest, most)
+        rows = _along(path, times, moving=since > 0.0)
+        count = (len(rows) - furthest - 1) // parts
+        # Row 0 of ``rows`` lies one tick back, where the limiter is now.
+        which = np.arange(count + 1)[:, None] * parts + ahead
+        targets = rows[which, np.arange(rows.shape[1])] if furthest else rows[: count + 1]
         before, targets = targets[0], targets[1:].copy()
-        self._splice(targets, before, path, times[lead], speed, limiter)
+        self._splice(targets, before, path, times[ahead], speed, since > 0.0, limiter)
         np.clip(targets, limits.lower, limits.upper, out=targets)
         meant = max(path.duration - since, period)
         return ShapedPlan(targets, _averaged(targets, limiter), clipped, too_fast, max(1.0, count * period / meant))
 
     def _splice(
-        self, targets: FloatArray, before: FloatArray, path: Path, times: FloatArray, speed: _Speed | None, limiter: SetpointLimiter
+        self,
+        targets: FloatArray,
+        before: FloatArray,
+        path: Path,
+        times: FloatArray,
+        speed: _Speed | None,
+        entered: bool,
+        limiter: SetpointLimiter,
     ) -> None:
-        """Let the difference between the present motion and the path's fade, with its first two derivatives."""
+        """Let the difference between the present motion and the path's fade, with its first two derivatives.
+
+        The path is at ``before`` (J,) now, at its own ``times`` (J,); ``entered`` after its beginning, or at rest there.
+        """
         most = min(round(self.splice_s / limiter.period_s), len(targets))
         if most < 1:
             return
@@ -83,9 +97,10 @@ class ChunkShaper:
         # Whole rows for all joints, of which each reads its own time: leads differ, if at all, by few ticks.
         distinct, which = np.unique(times, return_inverse=True)
         rate = np.ones(len(distinct)) if speed is None else speed.at(distinct)
-        moving = ((distinct > 0.0) & (distinct < path.duration))[:, None]
-        velocity = (path.evaluate(distinct, 1) * rate[:, None] * moving)[which, joints]
-        acceleration = (path.evaluate(distinct, 2) * rate[:, None] ** 2 * moving)[which, joints]
+        moving = ((distinct > 0.0) | entered) & (distinct < path.duration)
+        velocity = (path.evaluate(distinct, 1) * (rate * moving)[:, None])[which, joints]
+        curved = moving & (distinct >= 0.0)
+        acceleration = (path.evaluate(distinct, 2) * (rate**2 * curved)[:, None])[which, joints]
         position_now, velocity_now, acceleration_now = limiter.averaged[-1]
         offset, drift = position_now - before, velocity_now - velocity
         # A quintic that fades from e within t accelerates by up to 5.8 e / t^2; one that fades from a velocity by 4 v / t.
@@ -132,12 +147,12 @@ def _speed(path: Path, since: float, limits: JointLimits) -> tuple[_Speed | None
     return _Speed(places, eased), too_fast
 
 
-def _times(path: Path, speed: _Speed | None, since: float, period: float, beyond: int, most: int) -> FloatArray:
-    """Path times (N + 1 + beyond,) at the ticks, the first one tick before ``since``, at least N = 1 from it on, up to the
-    path's end; ``beyond`` it rests there. Of a path that takes longer than ``most`` ticks the first ones."""
+def _times(path: Path, speed: _Speed | None, since: float, period: float, parts: int, beyond: int, most: int) -> FloatArray:
+    """Path times ((N + 1) parts + beyond - parts + 1,), ``parts`` per tick, the first one tick before ``since``: N ticks from
+    ``since`` up to the path's end, at least one and at most ``most``, and ``beyond`` more parts; at its end the path rests."""
     if speed is None:
         count = min(max(1, int(np.floor((path.duration - since) / period + 1e-9)) + 1), most)
-        return np.minimum(since + np.arange(-1, count + beyond) * period, path.duration)
+        return np.minimum(since + np.arange(-parts, (count - 1) * parts + beyond + 1) * (period / parts), path.duration)
     # Between the knots of its speed v = v0 + g (s - s0), so that s = s0 + v0 (exp(g t) - 1) / g.
     knots = np.concatenate([[since], speed.places[speed.places > since + 1e-12]])
     values = speed.at(knots)
@@ -148,16 +163,25 @@ def _times(path: Path, speed: _Speed | None, since: float, period: float, beyond
     durations = np.where(small, ways / values[:-1], np.log(values[1:] / values[:-1]) / safe)
     clock = np.concatenate([[0.0], np.cumsum(durations)])
     count = min(max(1, int(np.floor(clock[-1] / period + 1e-9)) + 1), most)
-    ticks = np.arange(count + beyond) * period
+    ticks = np.arange((count - 1) * parts + beyond + 1) * (period / parts)
     if len(ways) == 0:
-        inner = np.full(count + beyond, since)
+        inner = np.full(len(ticks), since)
     else:
         k = np.clip(np.searchsorted(clock, ticks, side="right") - 1, 0, len(ways) - 1)
         local = np.minimum(ticks, clock[-1]) - clock[k]
         way = np.where(small[k], values[k] * local, values[k] * np.expm1(safe[k] * local) / safe[k])
         inner = np.where(ticks > clock[-1], path.duration, knots[k] + way)
-    first = [since - period * float(values[0])]
-    return np.minimum(np.concatenate([first, inner]), path.duration)
+    back = since + np.arange(-parts, 0) * (period / parts * float(values[0]))
+    return np.minimum(np.concatenate([back, inner]), path.duration)
+
+
+def _along(path: Path, times: FloatArray, moving: bool) -> FloatArray:
+    """Positions (N, J) at ``times`` (N,): before its beginning the path goes straight, or rests there unless ``moving``."""
+    rows = path.evaluate(times)
+    early = np.flatnonzero(times < 0.0)
+    if moving and len(early):
+        rows[early] += times[early, None] * path.evaluate(np.zeros(1), 1)
+    return rows
 
 
 def _fading(x: FloatArray, offset: FloatArray, drift: FloatArray, curvature: FloatArray) -> FloatArray:

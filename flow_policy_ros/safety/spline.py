@@ -35,12 +35,10 @@ class Path:
         index = np.minimum(u.astype(np.intp), len(self.control) - 4)
         powers = _powers(u - index, derivative) / self.dt**derivative
         weights = powers @ BASIS.T
-        # One sparse product instead of four gathers: rows are few, joints many.
-        matrix = np.zeros((len(u), len(self.control)))
-        rows = np.arange(len(u))
-        for k in range(4):
-            matrix[rows, index + k] = weights[:, k]
-        return matrix @ self.control
+        rows: FloatArray = weights[:, :1] * self.control[index]
+        for k in range(1, 4):
+            rows += weights[:, k : k + 1] * self.control[index + k]
+        return rows
 
     def at_points(self, derivative: int) -> FloatArray:
         """First or second derivative (H, J) at the points."""

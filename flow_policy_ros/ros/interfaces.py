@@ -1,0 +1,256 @@
+"""The one table of every node's topics and services. Data alone; what nodes say on ``/diagnostics`` is in ``reported``.
+
+The reference page is made of it, and a test holds it against the running nodes. Types are text and nothing of ROS is imported,
+so that the page can be made where ROS is missing; parameters are in ``runtime.parameters``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["publishes", "subscribes", "serves", "calls"]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A topic, service or action (``calls``) of a node. ``qos`` is a key of ``QOS``, empty for services and actions.
+
+    ``name`` holds in braces what a robot file or checkpoint says (``PLACES``). It exists when one of ``when`` holds, or always.
+    """
+
+    role: Role
+    name: str
+    type: str
+    qos: str
+    text: str
+    when: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeInterfaces:
+    """A node: what it is, the ``blocks`` of ``runtime.parameters`` that it declares, its interfaces.
+
+    ``parameters`` are its others: name → type, default, description.
+    """
+
+    text: str
+    blocks: tuple[str, ...]
+    interfaces: tuple[Interface, ...]
+    parameters: dict[str, tuple[str, str, str]]
+
+    def present(self, *conditions: str) -> list[Interface]:
+        """The interfaces that there are when ``conditions`` hold."""
+        return [i for i in self.interfaces if not i.when or not set(i.when).isdisjoint(conditions)]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A quality of service of ``ros.qos``: what it promises, how many messages are kept, what it is for.
+
+    ``lockstep`` is reliability and depth in lockstep where those are others.
+    """
+
+    reliability: str
+    durability: str
+    depth: int
+    text: str
+    lockstep: tuple[str, int] | None = None
+
+
+QOS: dict[str, Profile] = {
+    "RELIABLE": Profile("reliable", "volatile", 10, "what nobody should miss"),
+    "RECORD": Profile("reliable", "volatile", 100, "what nobody may miss any of"),
+    "IMAGE": Profile("reliable", "volatile", 2, "images: large, so few are kept"),
+    "LATCHED": Profile("reliable", "transient_local", 1, "what a late reader must still learn"),
+    "READER": Profile("best_effort", "volatile", 10, "readers of sensor data; in lockstep nothing may be lost", ("reliable", 100)),
+    "IMAGE_READER": Profile("best_effort", "volatile", 1, "readers of images; in lockstep nothing may be lost", ("reliable", 100)),
+}
+
+PLACES: dict[str, str] = {
+    "joint_state_topic": "`robot.joint_state_topic` of the robot file",
+    "command_topic": "`robot.command_topic` of the robot file",
+    "camera": "`topic` of the robot file's first camera",
+    "camera_info": "`camera_info` beside the topic of the robot file's first camera",
+    "stream": "a feature stream of the checkpoint, such as `detections` or `objects`; one topic for each",
+}
+
+LOCKSTEP = ("`lockstep.enabled: true`",)
+DEADMAN_BOOL = ("`command.deadman: bool`",)
+DEADMAN_JOY = ("`command.deadman: joy`",)
+TRAJECTORIES = ("`robot.command_interface: joint_trajectory`", "`joint_trajectory_chunk`")
+ACTION = ("`robot.command_interface: follow_joint_trajectory`",)
+ARRAY = ("`robot.command_interface: float64_array`",)
+JOINT_STATE = ("`robot.command_interface: joint_state`",)
+RAW = ("any other topic",)
+COMPRESSED = ("a topic that ends in `compressed`",)
+
+_ROBOT_FILE = {
+    "robot_file": ("str", "", "Robot file (YAML): joints, limits, cameras, topics, and the defaults of the other parameters."),
+}
+_DIAGNOSTICS = Interface(
+    "publishes", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "RELIABLE", "How the node fares, once a second."
+)
+
+COMMAND = NodeInterfaces(
+    "Plays the newest chunk at the control rate through the safety stage. Imports no torch. A managed (lifecycle) node that leads "
+    "itself unless told to wait for a manager.",
+    ("command", "lockstep"),
+    (
+        Interface("subscribes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "READER", "Measured positions, by name."),
+        Interface(
+            "subscribes", "policy/chunk", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
+            "Chunks: stamped with the joint state's instant, point k at k·dt after it. The newest is followed.",
+        ),
+        Interface(
+            "subscribes", "command/emergency_stop", "std_msgs/msg/Bool", "RELIABLE",
+            "True is a fault at once; false releases, after which a reset is needed.",
+        ),
+        Interface(
+            "subscribes", "command/deadman", "std_msgs/msg/Bool", "READER", "The hold-to-run switch, again and again.",
+            DEADMAN_BOOL,
+        ),
+        Interface(
+            "subscribes", "joy", "sensor_msgs/msg/Joy", "READER", "Its button `command.deadman_button` is the hold-to-run switch.",
+            DEADMAN_JOY,
+        ),
+        Interface(
+            "subscribes", "lockstep/policy", "std_msgs/msg/Header", "RELIABLE",
+            "The policy's word on a tick: whether there is a chunk.", LOCKSTEP,
+        ),
+        Interface(
+            "publishes", "{command_topic}", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
+            "Set-points to the controller, one each tick or whole trajectories.", TRAJECTORIES,
+        ),
+        Interface("publishes", "{command_topic}", "std_msgs/msg/Float64MultiArray", "RELIABLE", "A set-point each tick.", ARRAY),
+        Interface("publishes", "{command_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "A set-point each tick.", JOINT_STATE),
+        Interface(
+            "calls", "{command_topic}", "control_msgs/action/FollowJointTrajectory", "", "Whole trajectories as goals.", ACTION
+        ),
+        Interface(
+            "publishes", "command/executed", "sensor_msgs/msg/JointState", "RECORD",
+            "Every set-point of the safety stage, stamped with its tick.",
+        ),
+        Interface(
+            "publishes", "command/plan", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
+            "At the tick at which a chunk begins to be followed: what will be executed from then on. `frame_id`: the chunk's "
+            "stamp, ns.",
+        ),
+        Interface(
+            "publishes", "lockstep/command", "std_msgs/msg/Header", "RELIABLE", "What was published at a tick.", LOCKSTEP
+        ),
+        _DIAGNOSTICS,
+        Interface(
+            "serves", "command/reset", "std_srvs/srv/Trigger", "",
+            "Drops faults and starts anew at the measured position. A robot in motion is stopped first: call again.",
+        ),
+        Interface("serves", "command/hold", "std_srvs/srv/Trigger", "", "Stops and holds, until it is enabled."),
+        Interface(
+            "serves", "command/enable", "std_srvs/srv/SetBool", "",
+            "True: follows the chunks that come from then on; refused with a fault. False: stops and holds.",
+        ),
+    ),
+    {
+        **_ROBOT_FILE,
+        "managed": (
+            "bool", "false",
+            "Wait for a lifecycle manager (or 'ros2 lifecycle set') instead of configuring and activating at start.",
+        ),
+    },
+)  # fmt: skip
+
+POLICY = NodeInterfaces(
+    "Samples a chunk from the newest valid observation, in a worker thread. When an input is too old there is no chunk, and "
+    "`/diagnostics` says so.",
+    ("policy", "lockstep"),
+    (
+        Interface("subscribes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "READER", "Measured positions, by name."),
+        Interface(
+            "subscribes", "features/{stream}", "sensor_msgs/msg/Image", "READER",
+            "Features, 32FC1: a row a token, stamped with their image's instant.",
+        ),
+        Interface(
+            "subscribes", "features/{stream}/info", "std_msgs/msg/String", "LATCHED",
+            "JSON: the extractor; features of another one than the training's are refused.",
+        ),
+        Interface("subscribes", "command/executed", "sensor_msgs/msg/JointState", "RECORD", "Set-points that were sent."),
+        Interface(
+            "subscribes", "command/plan", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
+            "What will be executed of the last chunk, and from when: its delay.",
+        ),
+        Interface(
+            "subscribes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The simulation waits; stamp of its newest image.",
+            LOCKSTEP,
+        ),
+        Interface("subscribes", "lockstep/command", "std_msgs/msg/Header", "RELIABLE", "What was published at a tick.", LOCKSTEP),
+        Interface("publishes", "policy/chunk", "trajectory_msgs/msg/JointTrajectory", "RELIABLE", "Chunks."),
+        Interface(
+            "publishes", "policy/chunk_info", "diagnostic_msgs/msg/DiagnosticStatus", "RELIABLE",
+            "Beside each chunk: observation stamps, function evaluations, seed, mode, committed steps, duration.",
+        ),
+        Interface("publishes", "lockstep/policy", "std_msgs/msg/Header", "RELIABLE", "The word on a tick.", LOCKSTEP),
+        _DIAGNOSTICS,
+        Interface("serves", "policy/reset", "std_srvs/srv/Trigger", "", "Forgets all inputs."),
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
+PERCEPTION = NodeInterfaces(
+    "Turns the newest image into features. Of images that arrive while another is being looked at, the last one is next.",
+    ("perception", "lockstep"),
+    (
+        Interface("subscribes", "{camera}", "sensor_msgs/msg/Image", "IMAGE_READER", "The camera.", RAW),
+        Interface("subscribes", "{camera}", "sensor_msgs/msg/CompressedImage", "IMAGE_READER", "The camera.", COMPRESSED),
+        Interface(
+            "publishes", "features/detections", "sensor_msgs/msg/Image", "RELIABLE",
+            "32FC1: a row a class, stamped with the image's instant.",
+        ),
+        Interface(
+            "publishes", "features/detections/info", "std_msgs/msg/String", "LATCHED",
+            "JSON: the detector, the hash of its weights, its classes.",
+        ),
+        Interface(
+            "publishes", "perception/overlay", "sensor_msgs/msg/Image", "IMAGE",
+            "The image with its detections, while somebody looks.",
+        ),
+        _DIAGNOSTICS,
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
+SIM = NodeInterfaces(
+    "The simulated robot: joint states, camera and object state out, commands in. In lockstep it waits for the command of each "
+    "tick; in real time it keeps to the wall clock.",
+    ("sim", "lockstep"),
+    (
+        Interface("publishes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "Positions and velocities."),
+        Interface("publishes", "{camera}", "sensor_msgs/msg/Image", "IMAGE", "The camera, while somebody looks."),
+        Interface("publishes", "{camera_info}", "sensor_msgs/msg/CameraInfo", "IMAGE", "The camera's matrix."),
+        Interface("publishes", "features/objects", "sensor_msgs/msg/Image", "RELIABLE", "The object's true state, 32FC1."),
+        Interface("publishes", "features/objects/info", "std_msgs/msg/String", "LATCHED", "JSON: the task."),
+        Interface("publishes", "sim/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "Episode, step, success."),
+        Interface("publishes", "/clock", "rosgraph_msgs/msg/Clock", "RELIABLE", "Simulated time; silent in real time."),
+        Interface("publishes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The simulation waits; silent in real time."),
+        _DIAGNOSTICS,
+        Interface(
+            "subscribes", "{command_topic}", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
+            "Commands of one point; whole trajectories are refused.", TRAJECTORIES + ACTION,
+        ),
+        Interface(
+            "subscribes", "{command_topic}", "std_msgs/msg/Float64MultiArray", "RELIABLE", "Commands; refused in lockstep.", ARRAY
+        ),
+        Interface("subscribes", "{command_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "Commands.", JOINT_STATE),
+        Interface("subscribes", "lockstep/command", "std_msgs/msg/Header", "RELIABLE", "What was published at a tick.", LOCKSTEP),
+        Interface(
+            "serves", "sim/reset", "std_srvs/srv/Trigger", "", "Begins an episode from `sim.seed`, of `sim.steps` steps."
+        ),
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
+NODES: dict[str, NodeInterfaces] = {
+    "command_node": COMMAND,
+    "policy_node": POLICY,
+    "perception_node": PERCEPTION,
+    "sim_node": SIM,
+}

@@ -1,0 +1,72 @@
+"""What each node says of itself on ``/diagnostics``: every key and its meaning. Data alone; a test holds it against the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Value:
+    """A key on ``/diagnostics``; ``<…>`` stands for any text, ``<a,b>`` for either. Others than ``always`` may be absent."""
+
+    key: str
+    text: str
+    always: bool = False
+
+
+_PERCENTILES = "<p50,p99,max>"
+
+REPORTED: dict[str, tuple[Value, ...]] = {
+    "command_node": (
+        Value("state", "State of the safety stage.", True),
+        Value("state_since", "Stamp of the tick that changed it, ns.", True),
+        Value("lifecycle", "`active`, or the life-cycle state that it is in.", True),
+        Value("faults", "Latched faults, with a blank between them; the message says what and what to do.", True),
+        Value("enabled", "Whether chunks may be followed.", True),
+        Value("chunk_age_ms", "Since the stamp of the newest chunk."),
+        Value("plan_age_ms", "Since a chunk began to be followed."),
+        Value("limit_scale.<lowest,highest>", "Factor on the robot file's velocity limits that is in force, of all joints.", True),
+        Value("ticks", "Control ticks.", True),
+        Value("ticks_active", "Of them with a chunk being followed.", True),
+        Value("ticks_limited", "Of those with an intervention in at least one joint.", True),
+        Value("joint_ticks_limited", "Joints changed by a limit, of all ticks.", True),
+        Value("interventions.<kind>.<joint>", "Ticks in which that limit acted on that joint."),
+        Value("chunks", "Chunks followed.", True),
+        Value("chunks_slowed", "Of them slowed along their path.", True),
+        Value("slowed.<velocity,acceleration>.<joint>", "Chunks slowed because of that joint."),
+        Value("clipped.<joint>", "Chunks with points outside that joint's range."),
+        Value("rejections.<kind>", "Refused inputs."),
+        Value("last_rejection", "Why the last one was refused."),
+        Value("fault_count.<fault>", "How often that fault was latched."),
+        Value(f"period_error_ms.{_PERCENTILES}", "Of the intervals between ticks, in the window `command.statistics_s`."),
+        Value("missed_deadlines", "Ticks that did not come within their period.", True),
+        Value(f"stage_ms.{_PERCENTILES}", "Time of the safety stage in a tick, in the same window."),
+        Value("publishers.<topic>", "How many publish that topic; two sources of chunks or commands are a warning.", True),
+        Value("realtime", "What the operating system granted."),
+    ),
+    "policy_node": (
+        Value("chunks", "Chunks published.", True),
+        Value(f"inference_ms.{_PERCENTILES}", "Time of sampling."),
+        Value(f"chunk_age_ms.{_PERCENTILES}", "From the joint state's stamp until the chunk is published."),
+        Value("mode", "`policy.mode`.", True),
+        Value("delay_ms", "From an observation until the robot obeys its chunk, as reckoned with; empty at first.", True),
+        Value("clamped.<delay,execute>", "Chunks for which real-time chunking could not keep to these steps."),
+        Value("rejections.<kind>", "Refused inputs."),
+    ),
+    "perception_node": (
+        Value("images", "Images received.", True),
+        Value("dropped", "Of them not looked at, because a newer one came.", True),
+        Value("lost_by_injection", "Features not published because of `lockstep.inject`."),
+        Value(f"perception_ms.{_PERCENTILES}", "Time from a received image to its features."),
+        Value(f"features_age_ms.{_PERCENTILES}", "From the image's stamp until its features are published."),
+        Value("rejections.<kind>", "Refused images."),
+    ),
+    "sim_node": (
+        Value("state", "`idle`, `running` or `done`.", True),
+        Value("step", "Control step of the episode.", True),
+        Value(f"period_error_ms.{_PERCENTILES}", "Of the intervals between steps, in real time."),
+        Value("missed_deadlines", "Steps that did not come within their period.", True),
+        Value("rejections.<kind>", "Refused commands."),
+    ),
+}
+"""By node."""

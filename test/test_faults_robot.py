@@ -1,0 +1,100 @@
+"""Joint states fall silent, the emergency stop is engaged, the command node itself stands still: each in the middle of a motion.
+
+The command node is a real process; one of them for the whole file, reset after each fault.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_support import AT_ONCE, BUSY, PERIOD_S, WAIT_S, Reaction, Rig, faults_of, record, rig_of
+
+pytest.importorskip("rclpy")
+from std_msgs.msg import Bool
+
+Property = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module", name="shared_rig")
+def shared_rig_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with rig_of(Path(tmp_path_factory.mktemp("rig"))) as rig:
+        yield rig
+
+
+@pytest.fixture(name="rig")
+def rig_fixture(shared_rig: Rig) -> Rig:
+    """In motion."""
+    shared_rig.fresh()
+    shared_rig.moves()
+    return shared_rig
+
+
+def latched(rig: Rig, reports: int, fault: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """States since report ``reports`` and faults; the fault outlasts chunks, and a reset leads out of it."""
+    status = rig.status()
+    assert status["state"] == "fault" and fault in faults_of(status)
+    count = len(rig.executed.messages)
+    rig.send_cruise()
+    rig.executed.wait_count(count + 30)
+    assert np.ptp(rig.positions[count:], axis=0).max() == 0.0, "moves with a fault latched"
+    states = rig.states(reports)
+    answer = rig.ears.trigger("command/reset")
+    assert answer.success, answer.message
+    rig.executed.wait_count(len(rig.executed.messages) + 5)
+    rig.moves()
+    return states, faults_of(status)
+
+
+def test_joint_states_silent(rig: Rig, record_property: Property) -> None:
+    reports, count = len(rig.reports.messages), len(rig.executed.messages)
+    rig.body.paused = True
+    first, rest = rig.brakes(count)
+    ticks = rig.ticks_since(rig.body.last_stamp + round(WAIT_S * 1e9), first)
+    assert rig.ticks_since(rig.body.last_stamp, first) <= WAIT_S / PERIOD_S + AT_ONCE
+    rig.body.paused = False
+    states, faults = latched(rig, reports, "stale_joint_state")
+    assert states == ("active", "fault") or states == ("fault",)
+    counted = f"the age limit of {WAIT_S} s"
+    record(Reaction("joint states silent", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
+
+
+def test_emergency_stop(rig: Rig, record_property: Property) -> None:
+    button = rig.ears.speak(Bool, "command/emergency_stop")
+    rig.ears.connected(button)
+    reports, count, pressed = len(rig.reports.messages), len(rig.executed.messages), rig.ears.now()
+    with rig.ears.insisting(lambda: button.publish(Bool(data=True))):
+        button.publish(Bool(data=True))
+        first, rest = rig.brakes(count)
+        refusal = rig.ears.trigger("command/reset")
+        assert not refusal.success and "release" in refusal.message
+    button.publish(Bool(data=False))
+    rig.executed.wait_count(len(rig.executed.messages) + BUSY)
+    assert rig.status()["state"] == "fault"  # released, it still needs the reset
+    states, faults = latched(rig, reports, "emergency_stop")
+    assert faults == ("emergency_stop",)
+    ticks = rig.ticks_since(pressed, first)
+    record(
+        Reaction("emergency stop", "the message", ticks, AT_ONCE + BUSY, rest - first, states, faults, rig.used()), record_property
+    )
+
+
+def test_command_node_stopped(rig: Rig, record_property: Property) -> None:
+    """No tick, no command: what the robot does meanwhile is its controller's affair. Afterwards it must not go on as if
+    nothing had been."""
+    reports = len(rig.reports.messages)
+    rig.node.send(signal.SIGSTOP)
+    try:
+        time.sleep(2.0 * WAIT_S)
+        count, woken = len(rig.executed.messages), rig.ears.now()
+    finally:
+        rig.node.send(signal.SIGCONT)
+    first, rest = rig.brakes(count)
+    states, faults = latched(rig, reports, "control_loop_stalled")
+    ticks = rig.ticks_since(woken, first)
+    counted = "the first tick after the gap"
+    record(Reaction("command node stopped", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
