@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_support import JOINTS, Child, Ears, FakeRobot, Inbox, Launcher, motion, values, write_robot
+from ros_support import JOINTS, Child, Ears, FakeRobot, Inbox, Launcher, motion, until, values, write_robot
 
 pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -45,7 +45,7 @@ PARAMETERS = {
     "command__joint_state_max_age_s": WAIT_S,
     "command__stall_s": WAIT_S,
     "command__deadman_max_age_s": WAIT_S,
-    "command__chunk_max_age_s": 60.0,
+    "command__chunk_max_age_s": 10.0,
     "command__soft_start_s": 0.2,
     "command__soft_start_scale": 0.6,
 }
@@ -136,8 +136,9 @@ class Rig:
         self.chunks = ears.speak(JointTrajectory, "policy/chunk")
         self.body = StampingRobot(ears)
         self.start()
-        self.executed.wait_for()
-        self.ears.trigger("command/reset")  # from now on an answer is not lost
+        until(lambda: bool(self.executed.messages) or not self.node.alive(), "no set-point")
+        assert self.node.alive(), self.node.output
+        self.reset()  # from now on an answer is not lost
 
     def start(self) -> None:
         """Start a command node."""
@@ -167,11 +168,14 @@ class Rig:
         """Whatever was before: at rest without a fault, enabled."""
         self.ears.trigger("command/hold")
         self.stands()
-        count = len(self.executed.messages)
+        self.reset()
+        assert self.status()["faults"] == ""
+
+    def reset(self) -> None:
+        """Ask for it, and wait until the robot is held at the measured position."""
         answer = self.ears.trigger("command/reset")
         assert answer.success, answer.message
-        self.executed.wait_count(count + 5)
-        assert self.status()["faults"] == ""
+        self.executed.wait_count(len(self.executed.messages) + 10)
 
     def send_cruise(self) -> None:
         """A chunk that sets the robot in motion towards the middle of its range, if it may be followed."""

@@ -109,7 +109,7 @@ def test_a_joint_away_from_its_set_point_for_too_long_is_a_fault_that_names_it()
         result = bench.tick(position=away)
         assert result.state is GuardState.ACTIVE, fault_names(result)
     assert_stops_and_holds(bench, "tracking_error", position=away)
-    assert "'c'" in bench.loop.faults[0].detail and "more than 0.3000 for 0.060 s" in bench.loop.faults[0].detail
+    assert "'c'" in bench.loop.faults[0].detail and "above 0.3000 for 0.060 s" in bench.loop.faults[0].detail
 
 
 def test_joints_that_are_away_for_a_moment_again_and_again_are_no_fault() -> None:
@@ -134,7 +134,7 @@ def test_an_effort_above_its_limit_for_too_long_is_a_fault_that_names_the_joint(
     for _ in range(4):
         assert bench.tick(effort=[99.0, -2.5, 2.9]).faults == ()  # a has no limit, c is below its own
     assert_stops_and_holds(bench, "effort", effort=[99.0, -2.5, 2.9])
-    assert "'b' has an effort of 2.5000, more than 2.0000 for 0.040 s" in bench.loop.faults[0].detail
+    assert "'b' is at 2.5000 of effort, above 2.0000 for 0.040 s" in bench.loop.faults[0].detail
 
 
 def test_efforts_for_a_moment_none_at_all_or_without_limits_are_no_fault() -> None:

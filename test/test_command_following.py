@@ -171,7 +171,7 @@ def test_a_continuous_joint_that_is_really_away_is_noticed() -> None:
     bench.tick(position=[3.0, -0.3, 0.0])
     assert bench.tick(20, position=[-3.0, -0.3, 0.0]).faults == ()  # 0.28 away, the short way round
     result = bench.tick(20, position=[-2.9, -0.3, 0.0])
-    assert [fault.name for fault in result.faults] == ["tracking_error"] and "'a' is 0.38" in result.faults[0].detail
+    assert [fault.name for fault in result.faults] == ["tracking_error"] and "'a' is at 0.38" in result.faults[0].detail
 
 
 def test_the_gate_for_first_commands_goes_the_short_way_round() -> None:

@@ -43,9 +43,7 @@ def latched(rig: Rig, reports: int, fault: str) -> tuple[tuple[str, ...], tuple[
     rig.executed.wait_count(count + 30)
     assert np.ptp(rig.positions[count:], axis=0).max() == 0.0, "moves with a fault latched"
     states = rig.states(reports)
-    answer = rig.ears.trigger("command/reset")
-    assert answer.success, answer.message
-    rig.executed.wait_count(len(rig.executed.messages) + 5)
+    rig.reset()
     rig.moves()
     return states, faults_of(status)
 

@@ -24,7 +24,7 @@ from flow_policy_ros.safety.command_loop import CommandLoop
 from flow_policy_ros.safety.following import Follower
 from flow_policy_ros.safety.guard import GuardState
 from flow_policy_ros.safety.limiter import SetpointLimiter
-from flow_policy_ros.safety.watch import Sustained
+from flow_policy_ros.safety.watch import JointWatch
 
 SCENARIOS = 50  # of 1000 ticks
 
@@ -260,7 +260,7 @@ class SkipsAfterAMissedTick(CommandLoop):
 class OverlooksEfforts(CommandLoop):
     def __init__(self, robot, parameters):
         super().__init__(robot, parameters)
-        self._effort = Sustained(robot.joints, np.full(len(robot.joints), np.inf))
+        self._joint_watch = JointWatch(robot.joints, robot.limits.tracking, np.full(len(robot.joints), np.inf))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ros_support import JOINTS, UNHURRIED, Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, until, values, write_robot  # noqa: F401
+from ros_support import JOINTS, Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, until, values, write_robot  # noqa: F401
 
 pytest.importorskip("rclpy")
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
@@ -50,8 +50,8 @@ class Case:
 
     node: str
     conditions: tuple[str, ...]
-    parameters: dict[str, object] = field(default_factory=dict)
-    robot: dict[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    robot: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def lockstep(self) -> bool:
@@ -66,7 +66,9 @@ CASES = {
     "command, one point a tick, bool switch": Case(
         "command_node", (TRAJECTORY, *interfaces.DEADMAN_BOOL), {"command__deadman": "bool"}, {"joint_state_topic": "hand/states"}
     ),
-    "command, arrays": Case("command_node", interfaces.ARRAY, {}, {"command_interface": "float64_array", "command_topic": "forward"}),
+    "command, arrays": Case(
+        "command_node", interfaces.ARRAY, {}, {"command_interface": "float64_array", "command_topic": "forward"}
+    ),
     "command, whole trajectories": Case(
         "command_node", (interfaces.TRAJECTORIES[1],), {}, {"command_interface": "joint_trajectory_chunk"}
     ),
@@ -123,7 +125,7 @@ def start(case: Case, launcher: Launcher, folder: Path, root: Path) -> dict[str,
 
 def expected(case: Case, places: dict[str, list[str]]) -> dict[tuple[str, str, str], Interface]:
     """What the table says that there is: (role, absolute name, type) → its row."""
-    result = {}
+    result: dict[tuple[str, str, str], Interface] = {}
     for row in NODES[case.node].present(*case.conditions):
         place = re.search(r"{(\w+)}", row.name)
         for given in [row.name] if place is None else [row.name.replace(place[0], v) for v in places[place[1]]]:
@@ -163,8 +165,8 @@ def test_the_table_is_what_the_node_has(case: Case, launcher: Launcher, ears: Ea
     assert graph(ears, case.node) == set(wanted)
     for (role, name, _), row in wanted.items():
         if role != "serves":
-            ends = ears.node.get_publishers_info_by_topic(name) if role == "publishes" else ears.node.get_subscriptions_info_by_topic(name)
-            (end,) = (e.qos_profile for e in ends if e.node_name == case.node)
+            ask = ears.node.get_publishers_info_by_topic if role == "publishes" else ears.node.get_subscriptions_info_by_topic
+            (end,) = (e.qos_profile for e in ask(name) if e.node_name == case.node)
             profile = given(row.qos, case.lockstep)
             assert (end.reliability, end.durability) == (profile.reliability, profile.durability), name
     check_keys(case.node, values(report))
@@ -175,7 +177,7 @@ def check_parameters(node: str, ears: Ears) -> None:
     """The node declares what the table says, and describes in the same words what is in no block."""
     table = NODES[node]
     names = set(ears.call(ListParameters, f"{node}/list_parameters", ListParameters.Request()).result.names) - PARAMETERS_OF_ROS
-    blocks = {f"{block}.{name}" for block in table.blocks for name in BLOCKS[block].__dataclass_fields__}
+    blocks = {f"{block}.{f.name}" for block in table.blocks for f in fields(BLOCKS[block])}
     assert names == blocks | set(table.parameters)
     own = list(table.parameters)
     described = ears.call(DescribeParameters, f"{node}/describe_parameters", DescribeParameters.Request(names=own)).descriptors
@@ -212,8 +214,8 @@ def test_the_command_node_reports_every_key_of_the_table(launcher: Launcher, ear
     limits = {j: {"position": [-1.0, 1.0], "velocity": 2.0, "acceleration": 20.0, "jerk": 500.0} for j in JOINTS}
     FakeRobot(ears)
     chunks, button = ears.speak(JointTrajectory, "policy/chunk"), ears.speak(Bool, "command/emergency_stop")
-    launcher.node("command_node", write_robot(tmp_path, limits=limits), **UNHURRIED, command__first_command_max=10.0)
-    ears.connected(chunks)
+    patient = {"command__joint_state_max_age_s": 8.0, "command__stall_s": 10.0, "command__first_command_max": 10.0}
+    launcher.node("command_node", write_robot(tmp_path, limits=limits), **patient)
     diagnostics.wait_for(lambda s: values(s)["state"] == "holding")
     wild = np.stack([3.0 * np.sin(np.arange(100.0)), np.zeros(100)], axis=1)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from flow_policy_ros.evaluation.closed_loop import EpisodeResult
 from flow_policy_ros.evaluation.summary import CONTROL_PERIOD, print_summary, summarise
 from flow_policy_ros.runtime.latency import NO_LATENCY, LatencyProfile
-from flow_policy_ros.safety.command_loop import CommandStatistics
+from flow_policy_ros.safety.statistics import CommandStatistics
 
 ROBOT = SimpleNamespace(joints=("a", "b"))
 NO_DELAY = SimpleNamespace(profile=None, stack=SimpleNamespace(latency=NO_LATENCY), robot=ROBOT)

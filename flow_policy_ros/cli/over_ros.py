@@ -16,8 +16,8 @@ from flow_policy_ros.evaluation.setup import Loaded, Selection
 from flow_policy_ros.evaluation.summary import CONTROL_PERIOD
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import FloatArray
-from flow_policy_ros.safety.command_loop import CommandStatistics
 from flow_policy_ros.safety.limiter import KINDS
+from flow_policy_ros.safety.statistics import CommandStatistics
 
 if TYPE_CHECKING:
     from flow_policy_ros.ros.collector import Seen, SimStatus

@@ -20,7 +20,8 @@ from flow_policy_ros.runtime.inject import NO_INJECTION, Disturbed, Injection
 from flow_policy_ros.runtime.latency import Delays, LatencyProfile
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.types import Chunk, Features, FloatArray, JointState
-from flow_policy_ros.safety.command_loop import CommandStatistics, CommandTick
+from flow_policy_ros.safety.command_loop import CommandTick
+from flow_policy_ros.safety.statistics import CommandStatistics
 from flow_policy_ros.sim.robot import AdroitRobot
 
 

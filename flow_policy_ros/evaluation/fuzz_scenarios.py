@@ -27,7 +27,8 @@ from flow_policy_ros.runtime.joint_limits import JointLimits
 from flow_policy_ros.runtime.parameters import CommandParameters
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState
-from flow_policy_ros.safety.command_loop import CommandLoop, CommandStatistics
+from flow_policy_ros.safety.command_loop import CommandLoop
+from flow_policy_ros.safety.statistics import CommandStatistics
 
 MakeLoop = Callable[[Robot, CommandParameters], CommandLoop]
 CALM_SHARE = 0.15

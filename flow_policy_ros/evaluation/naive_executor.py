@@ -13,9 +13,10 @@ import numpy as np
 
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState, Plan, Setpoint
-from flow_policy_ros.safety.command_loop import CommandStatistics, CommandTick
+from flow_policy_ros.safety.command_loop import CommandTick
 from flow_policy_ros.safety.guard import GuardState
 from flow_policy_ros.safety.limiter import KINDS
+from flow_policy_ros.safety.statistics import CommandStatistics
 
 
 class NaiveExecutor:

@@ -7,7 +7,7 @@ together. Reads no clock, imports no torch. ``tick`` advances the motion by one 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,12 +21,11 @@ from flow_policy_ros.safety.acceleration_limiter import BoolArray
 from flow_policy_ros.safety.clearance import Clearance
 from flow_policy_ros.safety.following import Follower
 from flow_policy_ros.safety.guard import Fault, Guard, GuardState
-from flow_policy_ros.safety.limiter import KINDS, LimitedStep, SetpointLimiter
+from flow_policy_ros.safety.limiter import LimitedStep, SetpointLimiter
 from flow_policy_ros.safety.shaper import ChunkShaper
-from flow_policy_ros.safety.watch import HoldToRun, Sustained
-
-SOFT_LEVELS = 10
-"""Steps in which limits rise after a start."""
+from flow_policy_ros.safety.soft_start import SoftStart
+from flow_policy_ros.safety.statistics import CommandStatistics, TickCounts
+from flow_policy_ros.safety.watch import HoldToRun, JointWatch, Problem, clock_problem, stall_problem
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,6 @@ class CommandTick:
     faults: tuple[Fault, ...]
     interventions: dict[str, BoolArray] | None
     plan: Plan | None = None
-
-
-@dataclass(frozen=True)
-class CommandStatistics:
-    """Counts since construction: ``interventions[kind][joint]``, ``rejections[kind]``, ``faults[name]``, ticks.
-
-    ``ticks_limited`` counts the active ticks in which a limit changed at least one joint, ``joint_ticks_limited`` the
-    changed joints of all ticks. ``chunks`` were followed, ``chunks_slowed`` of them slowed along their path because of
-    ``slowed[kind][joint]``; ``clipped[joint]`` chunks had points out of range.
-    """
-
-    ticks: int
-    ticks_active: int
-    ticks_limited: int
-    interventions: dict[str, dict[str, int]]
-    rejections: dict[str, int]
-    faults: dict[str, int]
-    joint_ticks_limited: int = 0
-    chunks: int = 0
-    chunks_slowed: int = 0
-    slowed: dict[str, dict[str, int]] = field(default_factory=dict)
-    clipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,19 +68,14 @@ class CommandLoop:
         self._order = JointOrder(robot.joints)
         self._efforts = JointOrder(robot.joints)
         self._measured: StampedBuffer[Measured] = StampedBuffer()
-        self._tracking = Sustained(robot.joints, robot.limits.tracking)
-        self._effort = Sustained(robot.joints, robot.limits.effort)
+        self._joint_watch = JointWatch(robot.joints, robot.limits.tracking, robot.limits.effort)
         self._switch = HoldToRun(bool(parameters.deadman))
         self._enabled = parameters.autostart
         self._emergency = False
         self._last_tick: int | None = None
         self._rest_since: int | None = None  # instant since which set-points stand still
-        self._soft: tuple[int, int] | None = None  # instant of the start, level reached
-        self._ticks = 0
-        self._ticks_active = 0
-        self._ticks_limited = 0
-        self._joint_ticks_limited = 0
-        self._interventions = {kind: np.zeros(len(robot.joints), dtype=np.int64) for kind in KINDS}
+        self._soft = SoftStart()
+        self._counts = TickCounts(robot.joints)
 
     @property
     def state(self) -> GuardState:
@@ -176,7 +148,7 @@ class CommandLoop:
 
         An error in following the chunk, whatever it is, latches the fault ``internal_error`` and becomes a stop.
         """
-        self._ticks += 1
+        self._counts.ticks += 1
         try:
             return self._advance(now)
         except Exception as error:  # the robot must be stopped, not left to the last command
@@ -221,7 +193,7 @@ class CommandLoop:
                 step = self._limiter.step(target)
                 self._guard.move(GuardState.ACTIVE)
                 interventions = step.interventions
-                self._count(interventions)
+                self._counts.add(interventions)
         if not self._limiter.at_rest:
             self._rest_since = None
         elif self._rest_since is None:
@@ -243,10 +215,10 @@ class CommandLoop:
         self._measured.clear()
         self._limiter.forget()
         self._limiter.change(_limits(self._robot, self._parameters))
-        self._tracking.clear()
-        self._effort.clear()
+        self._joint_watch.clear()
+        self._soft.forget()
         self._enabled = self._parameters.autostart
-        self._last_tick = self._rest_since = self._soft = None
+        self._last_tick = self._rest_since = None
         if self._emergency:
             self._guard.latch("emergency_stop", "the emergency stop is still engaged. Release it, then reset.", 0)
 
@@ -275,10 +247,10 @@ class CommandLoop:
 
         Raises ``ValueError`` for an unknown group and then changes nothing.
         """
-        limits = _limits(self._robot, parameters)
+        _limits(self._robot, parameters)
         self._parameters = parameters
         self._follower.shaper = _shaper(parameters)
-        self._limiter.change(limits if self._soft is None else limits.scaled(self._soft_factor()))
+        self._limiter.change(self._wanted_limits())
 
     def start_problem(self, now: int) -> str | None:
         """Why no set-point can be started at ``now``, in a sentence with the remedy; None when one can."""
@@ -310,65 +282,41 @@ class CommandLoop:
 
     def statistics(self) -> CommandStatistics:
         """Counts since construction."""
-        joints, shaping = self._robot.joints, self._follower.counts
+        counts, shaping = self._counts, self._follower.counts
         return CommandStatistics(
-            self._ticks,
-            self._ticks_active,
-            self._ticks_limited,
-            {k: dict(zip(joints, map(int, counts), strict=True)) for k, counts in self._interventions.items()},
+            counts.ticks,
+            counts.ticks_active,
+            counts.ticks_limited,
+            counts.interventions(),
             dict(self.rejections),
             dict(self._guard.counts),
-            self._joint_ticks_limited,
+            counts.joint_ticks_limited,
             shaping.chunks,
             shaping.chunks_slowed,
-            {kind: dict(counts) for kind, counts in shaping.slowed.items()},
+            {kind: dict(joints) for kind, joints in shaping.slowed.items()},
             dict(shaping.clipped),
         )
 
     def _watch(self, now: int) -> None:
         """Latch what is wrong at this instant."""
-        last, self._last_tick = self._last_tick, now
-        if last is not None and now < last:
-            self._guard.latch(
-                "clock_jump_back",
-                f"the clock went back by {(last - now) / 1e9:.3f} s. Reset the command node after setting the clock or restarting "
-                "the simulation.",
-                now,
-            )
+        parameters, (last, self._last_tick) = self._parameters, (self._last_tick, now)
+        self._latch(clock_problem(last, now))
         if not self._limiter.started:
             return
-        gap_s = 0.0 if last is None else (now - last) / 1e9
-        if gap_s > max(self._parameters.stall_s, 3.0 * self._limiter.period_s):
-            self._guard.latch(
-                "control_loop_stalled",
-                f"{gap_s:.3f} s passed between two ticks, at most {self._parameters.stall_s} s allowed (command.stall_s): the "
-                "process was stopped, or the machine is overloaded.",
-                now,
-            )
+        self._latch(stall_problem(last, now, self._limiter.period_s, parameters.stall_s))
         entry, problem = self._joint_state(now)
         if entry is None or problem is not None:
-            self._guard.latch("stale_joint_state", problem or "", entry.stamp if entry else now)
+            self._latch(Problem("stale_joint_state", problem or "", entry.stamp if entry else now))
             return
-        late = None
-        if self._tracking.active:
-            away = np.abs(self._follower.difference(self._limiter.position, entry.item.position))
-            late = self._tracking.check(away, now, self._parameters.tracking_time_s)
-        if late is not None:
-            self._guard.latch(
-                "tracking_error",
-                f"joint '{late[0]}' is {late[1]:.4f} from its set-point, more than {late[2]:.4f} for {late[3]:.3f} s. Check for an "
-                "obstacle or a drive that is off; then reset.",
-                entry.stamp,
-            )
-        if entry.item.effort is not None and self._effort.active:
-            strong = self._effort.check(np.abs(entry.item.effort), now, self._parameters.effort_time_s)
-            if strong is not None:
-                self._guard.latch(
-                    "effort",
-                    f"joint '{strong[0]}' has an effort of {strong[1]:.4f}, more than {strong[2]:.4f} for {strong[3]:.3f} s. Free "
-                    "the hand, or correct the limit in the robot file; then reset.",
-                    entry.stamp,
-                )
+        away = self._follower.difference(self._limiter.position, entry.item.position)
+        for found in self._joint_watch.problems(
+            away, entry.item.effort, now, entry.stamp, parameters.tracking_time_s, parameters.effort_time_s
+        ):
+            self._latch(found)
+
+    def _latch(self, problem: Problem | None) -> None:
+        if problem is not None:
+            self._guard.latch(problem.fault, problem.detail, problem.stamp)
 
     def _joint_state(self, now: int) -> tuple[Entry[Measured] | None, str | None]:
         entry = self._measured.latest(now)
@@ -431,27 +379,13 @@ class CommandLoop:
             )
             return False
         if self._parameters.soft_start_s > 0.0:
-            self._soft = (now, 0)
-            self._limiter.change(_limits(self._robot, self._parameters).scaled(self._soft_factor()))
+            self._soft.begin(now)
+            self._limiter.change(self._wanted_limits())
         return True
 
-    def _soft_factor(self) -> float:
-        assert self._soft is not None
-        low = self._parameters.soft_start_scale
-        return low + (1.0 - low) * self._soft[1] / SOFT_LEVELS
-
-    def _rise(self, now: int) -> None:
-        """Let the limits rise after a start."""
-        if self._soft is None:
-            return
-        begun, level = self._soft
-        share = (now - begun) / 1e9 / self._parameters.soft_start_s if self._parameters.soft_start_s > 0.0 else 1.0
-        reached = min(SOFT_LEVELS, int(share * SOFT_LEVELS))
-        if reached != level:
-            self._soft = (begun, reached)
-            self._limiter.change(_limits(self._robot, self._parameters).scaled(self._soft_factor()))
-            if reached >= SOFT_LEVELS:
-                self._soft = None
+    def _wanted_limits(self) -> JointLimits:
+        """The limits that the parameters and the time since the start ask for."""
+        return _limits(self._robot, self._parameters).scaled(self._soft.factor(self._parameters.soft_start_scale))
 
     def _target(self, now: int) -> FloatArray | None:
         """The target of this tick; None when the chunk is at its end or too old."""
@@ -459,7 +393,8 @@ class CommandLoop:
             return None
         if now - self._follower.chunk_stamp > self._parameters.chunk_max_age_s * 1e9:
             return None
-        self._rise(now)
+        if self._soft.rise(now, self._parameters.soft_start_s):
+            self._limiter.change(self._wanted_limits())
         if self._clearance is None:
             return self._follower.target()
         ahead = self._follower.remaining()
@@ -484,17 +419,6 @@ class CommandLoop:
         # After the stop the start position, too, is held.
         self._guard.move(GuardState.HOLDING if self._limiter.at_rest else GuardState.STOPPING)
         return step
-
-    def _count(self, interventions: dict[str, BoolArray]) -> None:
-        self._ticks_active += 1
-        acting = {kind: acted for kind, acted in interventions.items() if np.count_nonzero(acted)}
-        if not acting:
-            return
-        limited = int(np.count_nonzero(np.logical_or.reduce(list(acting.values()))))
-        self._ticks_limited += 1
-        self._joint_ticks_limited += limited
-        for kind, acted in acting.items():
-            self._interventions[kind] += acted
 
     def _reject(self, error: BadInput) -> None:
         self.rejections[error.kind] = self.rejections.get(error.kind, 0) + 1

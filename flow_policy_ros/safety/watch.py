@@ -5,9 +5,87 @@ Each watch is told what is, and answers in words when it is wrong; what follows 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from flow_policy_ros.runtime.types import FloatArray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong: the ``fault`` that it is, in words with the remedy, and the ``stamp`` (ns) of what showed it."""
+
+    fault: str
+    detail: str
+    stamp: int
+
+
+def clock_problem(last: int | None, now: int) -> Problem | None:
+    """Whether the clock has gone back since the ``last`` tick, ns."""
+    if last is None or now >= last:
+        return None
+    return Problem(
+        "clock_jump_back",
+        f"the clock went back by {(last - now) / 1e9:.3f} s. Reset the command node after setting the clock or restarting the "
+        "simulation.",
+        now,
+    )
+
+
+def stall_problem(last: int | None, now: int, period_s: float, allowed_s: float) -> Problem | None:
+    """Whether more than ``allowed_s``, and more than three periods, passed since the ``last`` tick, ns."""
+    gap_s = 0.0 if last is None else (now - last) / 1e9
+    if gap_s <= max(allowed_s, 3.0 * period_s):
+        return None
+    return Problem(
+        "control_loop_stalled",
+        f"{gap_s:.3f} s passed between two ticks, at most {allowed_s} s allowed (command.stall_s): the process was stopped, or the "
+        "machine is overloaded.",
+        now,
+    )
+
+
+class JointWatch:
+    """Joints that stay away from their set-points, or push harder than they may. ``tracking`` and ``effort`` limits (J,)."""
+
+    def __init__(self, names: tuple[str, ...], tracking: FloatArray, effort: FloatArray) -> None:
+        self._tracking = Sustained(names, tracking)
+        self._effort = Sustained(names, effort)
+
+    def problems(
+        self, away: FloatArray, effort: FloatArray | None, now: int, stamp: int, away_s: float, effort_s: float
+    ) -> list[Problem]:
+        """Of set-points minus positions ``away`` (J,) and the measured ``effort`` (J,), if any, both of ``stamp`` (ns)."""
+        found = []
+        late = self._tracking.check(np.abs(away), now, away_s) if self._tracking.active else None
+        if late is not None:
+            found.append(Problem("tracking_error", f"joint {late.text('from its set-point')}. Check for an obstacle or a drive "
+                                 "that is off; then reset.", stamp))  # fmt: skip
+        strong = self._effort.check(np.abs(effort), now, effort_s) if effort is not None and self._effort.active else None
+        if strong is not None:
+            found.append(Problem("effort", f"joint {strong.text('of effort')}. Free the hand, or correct the limit in the robot "
+                                 "file; then reset.", stamp))  # fmt: skip
+        return found
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._tracking.clear()
+        self._effort.clear()
+
+
+@dataclass(frozen=True)
+class Excess:
+    """``joint`` has had a ``value`` above its ``limit`` for ``seconds``."""
+
+    joint: str
+    value: float
+    limit: float
+    seconds: float
+
+    def text(self, what: str) -> str:
+        """In words; ``what`` the value is."""
+        return f"'{self.joint}' is at {self.value:.4f} {what}, above {self.limit:.4f} for {self.seconds:.3f} s"
 
 
 class Sustained:
@@ -20,8 +98,8 @@ class Sustained:
         """Whether there is anything to watch."""
         self._since: dict[int, int] = {}  # joint → instant at which it was first above
 
-    def check(self, values: FloatArray, now: int, allowed_s: float) -> tuple[str, float, float, float] | None:
-        """Joint, value, limit and seconds; None while no joint is above its limit for longer than ``allowed_s``."""
+    def check(self, values: FloatArray, now: int, allowed_s: float) -> Excess | None:
+        """The excess; None while no joint is above its limit for longer than ``allowed_s``."""
         if not self.active:
             return None
         above = values > self._limits
@@ -32,7 +110,7 @@ class Sustained:
         self._since = {j: self._since.get(j, now) for j in over}
         for j, since in self._since.items():
             if (now - since) / 1e9 > allowed_s or allowed_s == 0.0:
-                return self._names[j], float(values[j]), float(self._limits[j]), (now - since) / 1e9
+                return Excess(self._names[j], float(values[j]), float(self._limits[j]), (now - since) / 1e9)
         return None
 
     def clear(self) -> None:
