@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +111,11 @@ def cruise(stamp: int, start: np.ndarray, direction: float) -> Chunk:
     return Chunk(stamp, 40_000_000, JOINTS, start + direction * way[:, None] * CRUISE)
 
 
+def stay(stamp: int, place: np.ndarray) -> JointTrajectory:
+    """A chunk of 2 s that is at ``place`` (2,) from its first point on."""
+    return chunk_to_message(Chunk(stamp, 100_000_000, JOINTS, np.tile(place, (20, 1))))
+
+
 class StampingRobot(FakeRobot):
     """``last_stamp`` is that of the newest joint state, to microseconds."""
 
@@ -136,6 +140,9 @@ class Rig:
         self.chunks = ears.speak(JointTrajectory, "policy/chunk")
         self.body = StampingRobot(ears)
         self.start()
+
+    def begin(self) -> None:
+        """Until the robot is held where it is."""
         until(lambda: bool(self.executed.messages) or not self.node.alive(), "no set-point")
         assert self.node.alive(), self.node.output
         self.reset()  # from now on an answer is not lost
@@ -198,9 +205,25 @@ class Rig:
         return values(self.reports.wait_for(lambda s: s.name == "command", after))
 
     def states(self, after: int) -> tuple[str, ...]:
-        """The guard's states from report ``after`` on, without repetition: each change is reported."""
+        """The guard's states from report ``after`` on that came after being active: each change is reported."""
         said = [values(s)["state"] for s in self.reports.messages[after:] if s.name == "command"]
-        return tuple(s for i, s in enumerate(said) if i == 0 or said[i - 1] != s)
+        changes = [s for i, s in enumerate(said) if i == 0 or said[i - 1] != s]
+        return tuple(changes[1:] if changes[:1] == ["active"] else changes)
+
+    def latched(self, reports: int, fault: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """States since report ``reports``, and faults. Fails unless ``fault`` is among them, keeps the robot where it is while
+        chunks come, and ends with a reset, after which the robot moves again."""
+        status = self.status()
+        assert status["state"] == "fault" and fault in status["faults"].split(), status
+        count = len(self.executed.messages)
+        self.send_cruise()
+        self.executed.wait_count(count + 30)
+        assert np.ptp(self.positions[count:], axis=0).max() == 0.0, "moves with a fault latched"
+        states = self.states(reports)
+        assert states == ("fault",)
+        self.reset()
+        self.moves()
+        return states, tuple(status["faults"].split())
 
     def brakes(self, after: int) -> tuple[int, int]:
         """Indices of the first set-point from ``after`` on that is slower than the cruise, and of the first at rest.
@@ -233,21 +256,15 @@ class Rig:
 
 
 @contextmanager
-def rig_of(folder: Path, ears: type[Ears] = Ears, **parameters: object) -> Iterator[Rig]:
-    """A rig with processes and a node of the test of its own."""
+def rig_of(folder: Path, ears: type[Ears] = Ears, started: bool = True, **parameters: object) -> Iterator[Rig]:
+    """A rig with processes and a node of the test of its own; ``started``: the robot is held already."""
     launcher, listener = Launcher(folder), ears()
     try:
         rig = Rig(launcher, listener, folder, **parameters)
+        if started:
+            rig.begin()
         yield rig
         rig.close()
     finally:
         launcher.end_all()
         listener.close()
-
-
-def faults_of(status: dict[str, str]) -> tuple[str, ...]:
-    """Names of the faults that a status of the command node lists."""
-    return tuple(status["faults"].split())
-
-
-__all__ = ["Any", "Reaction", "Rig", "cruise", "faults_of", "record", "rig_of", "within_limits"]

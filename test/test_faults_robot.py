@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fault_support import AT_ONCE, BUSY, PERIOD_S, WAIT_S, Reaction, Rig, faults_of, record, rig_of
+from fault_support import AT_ONCE, BUSY, PERIOD_S, WAIT_S, Reaction, Rig, record, rig_of
 
 pytest.importorskip("rclpy")
 from std_msgs.msg import Bool
@@ -34,20 +33,6 @@ def rig_fixture(shared_rig: Rig) -> Rig:
     return shared_rig
 
 
-def latched(rig: Rig, reports: int, fault: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """States since report ``reports`` and faults; the fault outlasts chunks, and a reset leads out of it."""
-    status = rig.status()
-    assert status["state"] == "fault" and fault in faults_of(status)
-    count = len(rig.executed.messages)
-    rig.send_cruise()
-    rig.executed.wait_count(count + 30)
-    assert np.ptp(rig.positions[count:], axis=0).max() == 0.0, "moves with a fault latched"
-    states = rig.states(reports)
-    rig.reset()
-    rig.moves()
-    return states, faults_of(status)
-
-
 def test_joint_states_silent(rig: Rig, record_property: Property) -> None:
     reports, count = len(rig.reports.messages), len(rig.executed.messages)
     rig.body.paused = True
@@ -55,8 +40,7 @@ def test_joint_states_silent(rig: Rig, record_property: Property) -> None:
     ticks = rig.ticks_since(rig.body.last_stamp + round(WAIT_S * 1e9), first)
     assert rig.ticks_since(rig.body.last_stamp, first) <= WAIT_S / PERIOD_S + AT_ONCE
     rig.body.paused = False
-    states, faults = latched(rig, reports, "stale_joint_state")
-    assert states == ("active", "fault") or states == ("fault",)
+    states, faults = rig.latched(reports, "stale_joint_state")
     counted = f"the age limit of {WAIT_S} s"
     record(Reaction("joint states silent", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
 
@@ -73,7 +57,7 @@ def test_emergency_stop(rig: Rig, record_property: Property) -> None:
     button.publish(Bool(data=False))
     rig.executed.wait_count(len(rig.executed.messages) + BUSY)
     assert rig.status()["state"] == "fault"  # released, it still needs the reset
-    states, faults = latched(rig, reports, "emergency_stop")
+    states, faults = rig.latched(reports, "emergency_stop")
     assert faults == ("emergency_stop",)
     ticks = rig.ticks_since(pressed, first)
     record(
@@ -92,7 +76,7 @@ def test_command_node_stopped(rig: Rig, record_property: Property) -> None:
     finally:
         rig.node.send(signal.SIGCONT)
     first, rest = rig.brakes(count)
-    states, faults = latched(rig, reports, "control_loop_stalled")
+    states, faults = rig.latched(reports, "control_loop_stalled")
     ticks = rig.ticks_since(woken, first)
     counted = "the first tick after the gap"
     record(Reaction("command node stopped", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)

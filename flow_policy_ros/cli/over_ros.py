@@ -16,6 +16,7 @@ from flow_policy_ros.evaluation.setup import Loaded, Selection
 from flow_policy_ros.evaluation.summary import CONTROL_PERIOD
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import FloatArray
+from flow_policy_ros.safety.following import SLOWED
 from flow_policy_ros.safety.limiter import KINDS
 from flow_policy_ros.safety.statistics import CommandStatistics
 
@@ -181,7 +182,8 @@ def outcome_of(seen: Seen, record: EpisodeRecord, realtime: bool) -> EpisodeResu
 def statistics_of(report: dict[str, str], robot: Robot | None) -> CommandStatistics:
     """The command node's counts from its diagnostics; joints of ``robot`` that are not in there count zero."""
     joints = robot.joints if robot is not None else ()
-    tables: dict[str, dict[str, int]] = {"rejections": {}, "fault_count": {}}
+    tables: dict[str, dict[str, int]] = {"rejections": {}, "fault_count": {}, "clipped": {}}
+    tables.update({f"slowed.{kind}": {} for kind in SLOWED})
     tables.update({f"interventions.{kind}": dict.fromkeys(joints, 0) for kind in KINDS})
     for key, value in report.items():
         table = next((name for name in tables if key.startswith(name + ".")), None)
@@ -195,6 +197,10 @@ def statistics_of(report: dict[str, str], robot: Robot | None) -> CommandStatist
         rejections=tables["rejections"],
         faults=tables["fault_count"],
         joint_ticks_limited=int(report.get("joint_ticks_limited", 0)),
+        chunks=int(report.get("chunks", 0)),
+        chunks_slowed=int(report.get("chunks_slowed", 0)),
+        slowed={kind: tables[f"slowed.{kind}"] for kind in SLOWED},
+        clipped=tables["clipped"],
     )
 
 

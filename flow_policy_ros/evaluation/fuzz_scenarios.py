@@ -209,7 +209,7 @@ class Scenario:
                 JointState(stamp, (*names[:-1], "stranger"), position),
                 JointState(stamp, (*names, names[0]), np.append(position, 0.0)),
                 JointState(stamp, (), np.empty(0)),
-                JointState(stamp, names, position, effort=np.full(joints, np.nan)),
+                JointState(stamp, names, position, effort=np.full(joints, np.inf)),
             )
             self._loop.on_joint_state(bad[int(rng.integers(len(bad)))], self._now)
             return

@@ -64,6 +64,10 @@ def summarise(
         },
         "intervention_rate": counts.ticks_limited / counts.ticks_active if counts.ticks_active else 0.0,
         "joint_intervention_rate": counts.joint_ticks_limited / max(1, counts.ticks_active * len(loaded.robot.joints)),
+        "chunks_followed": counts.chunks,
+        "chunks_slowed": counts.chunks_slowed,
+        "slowed": counts.slowed,
+        "clipped": counts.clipped,
         "ticks": counts.ticks,
         "ticks_active": counts.ticks_active,
         "chunks": sum(o.chunks for o in outcomes),
@@ -147,7 +151,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"p50 {period['p50']:.3f} ms; error p50 {error['p50']:.3f}, p99 {error['p99']:.3f}, max {error['max']:.3f} ms"
         lines.append(("control period", text))
     lines.append(("limits acted", interventions_text(summary)))
-    lines.append(("chunks", f"{summary['chunks']}; {summary['stale']} times an input was too old to sample"))
+    slowed = f"{summary['chunks_slowed']} slowed down along their path" if summary["chunks_slowed"] else "none slowed down"
+    lines.append(("chunks", f"{summary['chunks']}, {slowed}; {summary['stale']} times an input was too old to sample"))
     lines.append(("faults", counts_text(summary["faults"])))
     if summary["rejections"]:
         lines.append(("rejected", counts_text(summary["rejections"])))

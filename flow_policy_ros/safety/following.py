@@ -13,6 +13,8 @@ from flow_policy_ros.safety.limiter import SetpointLimiter
 from flow_policy_ros.safety.shaper import ChunkShaper, ShapedPlan
 
 TURN = 2.0 * np.pi
+SLOWED = ("velocity", "acceleration")
+"""Limits because of which a chunk is slowed down."""
 
 
 @dataclass
@@ -21,7 +23,7 @@ class ShapingCounts:
 
     chunks: int = 0
     chunks_slowed: int = 0
-    slowed: dict[str, Counter[str]] = field(default_factory=lambda: {"velocity": Counter(), "acceleration": Counter()})
+    slowed: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in SLOWED})
     clipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, shaped: ShapedPlan, names: tuple[str, ...]) -> None:

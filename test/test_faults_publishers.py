@@ -1,0 +1,106 @@
+"""Two of what there may be but one: publishers of chunks that contradict each other, and of commands to the robot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_support import AT_ONCE, BUSY, CRUISE, PERIOD_S, Reaction, Rig, record, rig_of, stay
+from ros_support import values
+
+pytest.importorskip("rclpy")
+from trajectory_msgs.msg import JointTrajectory
+
+SAY_TICKS = 100
+"""Between two regular reports of the command node."""
+FIGHT_S = 0.03
+APART = 0.4  # rad, to either side
+WARN = b"\x01"
+Property = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module", name="shared_rig")
+def shared_rig_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with rig_of(Path(tmp_path_factory.mktemp("rig"))) as rig:
+        yield rig
+
+
+def warned(rig: Rig, topic: str, since: int) -> int:
+    """Set-points from number ``since`` on until a report warns of two publishers of ``topic``."""
+
+    def names_it(status: object) -> bool:
+        return status.name == "command" and f"2 nodes publish /{topic}" in status.message  # type: ignore[attr-defined]
+
+    status = rig.reports.wait_for(names_it, what=f"no warning of two publishers of {topic}")
+    ticks = len(rig.executed.messages) - since
+    assert status.level >= WARN and values(status)[f"publishers./{topic}"] == "2"
+    return ticks
+
+
+def test_two_publishers_of_chunks(shared_rig: Rig, record_property: Property) -> None:
+    rig = shared_rig
+    rig.fresh()
+    other = rig.ears.speak(JointTrajectory, "policy/chunk")
+    rig.ears.connected(other)
+    reports, count = len(rig.reports.messages), len(rig.executed.messages)
+    centre, turn = rig.positions[-1], itertools.cycle([(rig.chunks, APART)] * 4 + [(other, -APART)] * 6)
+
+    def contradict() -> None:
+        publisher, side = next(turn)
+        publisher.publish(stay(rig.ears.now(), centre + side))
+
+    timer = rig.ears.node.create_timer(FIGHT_S, contradict)
+    ticks = warned(rig, "policy/chunk", count)
+    rig.executed.wait_count(count + 150)
+    rig.ears.node.destroy_timer(timer)
+    rig.stands(30)
+    fought = np.diff(rig.positions[count:, 0]) / PERIOD_S
+    assert fought.max() > 0.05 and fought.min() < -0.05  # it was pulled either way
+    states = tuple(dict.fromkeys(rig.states(reports)))
+    assert rig.status()["faults"] == "" and "active" in states
+    used = rig.used()
+
+    # Late ones, on the other hand, change nothing at all.
+    count = rig.moves()
+    before = int(values(rig.reports.messages[-1]).get("rejections.chunk_order", 0))
+    old = rig.ears.now() - 1_500_000_000
+    for k in range(20):
+        other.publish(stay(old + k, centre - APART))
+    rig.executed.wait_count(count + 100)
+    rejected = rig.reports.wait_for(
+        lambda s: s.name == "command" and int(values(s).get("rejections.chunk_order", 0)) >= before + 20, len(rig.reports.messages)
+    )
+    assert values(rejected)["faults"] == ""
+    velocity = np.diff(rig.positions[count - 1 : count + 100], axis=0) / PERIOD_S
+    assert np.abs(np.abs(velocity) - np.abs(CRUISE)).max() < 1e-6
+    rig.used()
+    rig.ears.node.destroy_publisher(other)
+    record(
+        Reaction("two publishers of chunks", "the second one", ticks, SAY_TICKS + AT_ONCE + 2 * BUSY, 0, states, (), used),
+        record_property,
+    )
+
+
+def test_second_publisher_of_commands(shared_rig: Rig, record_property: Property) -> None:
+    """It can only be reported: the command node goes on within its limits."""
+    rig = shared_rig
+    rig.fresh()
+    count, reports = rig.moves(), len(rig.reports.messages)
+    intruder = rig.ears.speak(JointTrajectory, "joint_command")
+    ticks = warned(rig, "joint_command", count)
+    intruder.publish(stay(rig.ears.now(), np.zeros(2)))
+    rig.executed.wait_count(count + SAY_TICKS)
+    velocity = np.diff(rig.positions[count - 1 :], axis=0) / PERIOD_S
+    assert np.abs(np.abs(velocity) - np.abs(CRUISE)).max() < 1e-6
+    states = rig.states(reports) or ("active",)
+    assert rig.status()["faults"] == ""
+    rig.ears.node.destroy_publisher(intruder)
+    gone = rig.reports.wait_for(lambda s: s.name == "command" and "nodes publish" not in s.message, len(rig.reports.messages))
+    assert values(gone)["publishers./joint_command"] == "1"
+    bound = SAY_TICKS + AT_ONCE + 2 * BUSY
+    record(
+        Reaction("second publisher of commands", "its creation", ticks, bound, 0, states, (), rig.used()), record_property
+    )
