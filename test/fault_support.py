@@ -55,13 +55,15 @@ REPORT = "FLOW_POLICY_FAULT_REPORT"
 class Reaction:
     """What a fault led to: ``ticks`` from ``counted_from`` to the first set-point that decelerates, ``bound`` the most allowed.
 
-    ``stop_ticks`` from there to rest. ``used`` is the greatest share of each limit over all set-points of the test's node.
+    ``total`` are the ticks from the fault itself, ``stop_ticks`` those of the stop up to rest. ``used`` is the greatest share of
+    each limit over all set-points so far.
     """
 
     fault: str
     counted_from: str
     ticks: int
     bound: int
+    total: int
     stop_ticks: int
     states: tuple[str, ...]
     faults: tuple[str, ...]
@@ -73,7 +75,8 @@ def record(reaction: Reaction, record_property: Callable[[str, object], None]) -
     row = asdict(reaction)
     record_property("reaction", json.dumps(row))
     print(
-        f"\n| {reaction.fault} | {reaction.ticks} (at most {reaction.bound}) from {reaction.counted_from} | stop {reaction.stop_ticks} | "
+        f"\n| {reaction.fault} | {reaction.ticks} (at most {reaction.bound}) from {reaction.counted_from} | {reaction.total} in all | "
+        f"stop {reaction.stop_ticks} | "
         f"{' → '.join(reaction.states)} | {' '.join(reaction.faults) or '-'} | "
         + " ".join(f"{kind} {share:.3f}" for kind, share in reaction.used.items())
         + " |"

@@ -69,7 +69,7 @@ def test_let_go_and_silent(tmp_path: Path, kind: str, record_property: Property)
         ticks = rig.ticks_since(released, first)
         name = f"hold-to-run let go ({kind})"
         record(
-            Reaction(name, "the message", ticks, AT_ONCE + BUSY, rest - first, states, (), rig.used()), record_property
+            Reaction(name, "the message", ticks, AT_ONCE + BUSY, ticks, rest - first, states, (), rig.used()), record_property
         )
         follows_only_what_comes_now(rig, switch)
 
@@ -79,10 +79,11 @@ def test_let_go_and_silent(tmp_path: Path, kind: str, record_property: Property)
         states = rig.states(reports)
         assert states[:2] == ("stopping", "holding") and rig.status()["faults"] == ""
         ticks = rig.ticks_since(switch.said + round(WAIT_S * 1e9), first)
+        total = rig.ticks_since(switch.said, first)
         # A message of the switch that came late counts from when it came.
         bound, counted = AT_ONCE + BUSY, f"the age limit of {WAIT_S} s"
         record(
-            Reaction(f"hold-to-run silent ({kind})", counted, ticks, bound, rest - first, states, (), rig.used()), record_property
+            Reaction(f"hold-to-run silent ({kind})", counted, ticks, bound, total, rest - first, states, (), rig.used()), record_property
         )
         follows_only_what_comes_now(rig, switch)
         rig.used()

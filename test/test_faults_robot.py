@@ -38,11 +38,12 @@ def test_joint_states_silent(rig: Rig, record_property: Property) -> None:
     rig.body.paused = True
     first, rest = rig.brakes(count)
     ticks = rig.ticks_since(rig.body.last_stamp + round(WAIT_S * 1e9), first)
-    assert rig.ticks_since(rig.body.last_stamp, first) <= WAIT_S / PERIOD_S + AT_ONCE
+    total = rig.ticks_since(rig.body.last_stamp, first)
+    assert total <= WAIT_S / PERIOD_S + AT_ONCE
     rig.body.paused = False
     states, faults = rig.latched(reports, "stale_joint_state")
     counted = f"the age limit of {WAIT_S} s"
-    record(Reaction("joint states silent", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
+    record(Reaction("joint states silent", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property)
 
 
 def test_emergency_stop(rig: Rig, record_property: Property) -> None:
@@ -61,7 +62,7 @@ def test_emergency_stop(rig: Rig, record_property: Property) -> None:
     assert faults == ("emergency_stop",)
     ticks = rig.ticks_since(pressed, first)
     record(
-        Reaction("emergency stop", "the message", ticks, AT_ONCE + BUSY, rest - first, states, faults, rig.used()), record_property
+        Reaction("emergency stop", "the message", ticks, AT_ONCE + BUSY, ticks, rest - first, states, faults, rig.used()), record_property
     )
 
 
@@ -78,5 +79,5 @@ def test_command_node_stopped(rig: Rig, record_property: Property) -> None:
     first, rest = rig.brakes(count)
     states, faults = rig.latched(reports, "control_loop_stalled")
     ticks = rig.ticks_since(woken, first)
-    counted = "the first tick after the gap"
-    record(Reaction("command node stopped", counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
+    total, counted = ticks, "the first tick after the gap"
+    record(Reaction("command node stopped", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property)

@@ -70,5 +70,5 @@ def test_time_jump(
     states, faults = rig.latched(reports, fault)
     ticks = first - jumped + 1
     assert ticks > 0, "a stop before the jump"
-    counted = f"the first tick of a clock {abs(seconds):g} s {'on' if seconds > 0 else 'back'}"
-    record(Reaction(name, counted, ticks, AT_ONCE, rest - first, states, faults, rig.used()), record_property)
+    total, counted = ticks, f"the first tick of a clock {abs(seconds):g} s {'on' if seconds > 0 else 'back'}"
+    record(Reaction(name, counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property)

@@ -36,7 +36,7 @@ SUMMARY = {
     "joint_intervention_rate": 0.05,
     "ticks": 80,
     "ticks_active": 76,
-    "chunks": 10,
+    "chunks": 10, "chunks_slowed": 0,
     "stale": 1,
     "faults": {},
     "rejections": {},
