@@ -34,7 +34,7 @@ T = TypeVar("T")
 PATIENCE_S = 100.0  # a machine with other work on it; nothing is asserted about how long something took
 UNHURRIED = {
     "command__joint_state_max_age_s": 8.0,
-    "command__chunk_max_age_s": 60.0,
+    "command__chunk_max_age_s": 10.0,
     "command__stall_s": 10.0,
     "command__soft_start_s": 0.0,
 }
@@ -200,6 +200,11 @@ class Ears:
     def connected(self, publisher: Any) -> None:
         """Until somebody listens to ``publisher``."""
         until(lambda: publisher.get_subscription_count() > 0, f"nobody listens on {publisher.topic_name}")
+
+    def meet(self, *services: str) -> None:
+        """Get to know services that are triggered later: an answer to who is not known yet is lost, and asked for again."""
+        for service in services:
+            self._client(Trigger, service)
 
     def trigger(self, service: str) -> Trigger.Response:
         return self.call(Trigger, service, Trigger.Request())

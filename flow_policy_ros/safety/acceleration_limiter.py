@@ -68,6 +68,7 @@ class AccelerationLimiter:
         self._braking = np.zeros((3, joints))  # ticks of braking still ahead
         self._speed = np.zeros((3, joints))
         self._position: FloatArray | None = None
+        self._met = False  # whether the last set-point was the target
         self._velocity = np.zeros(joints)
         self._target = np.zeros(joints)  # of the tick before, clipped to the range; without one, the set-point
         self._target_velocity = np.zeros(joints)
@@ -87,6 +88,7 @@ class AccelerationLimiter:
         self._stop_below, self._stop_above = self._lower + margin, self._upper - margin
         self._max_speed = limits.velocity.astype(np.float64)
         self._max_change = limits.acceleration * self._period  # D
+        self._half_brake = self._max_change / 2.0
         share = np.array([[1.0], [1.0], [ARRIVAL_SHARE]])  # to upper, to lower, to the target
         self._change = share * self._max_change
         self._half_change = self._change * 0.5
@@ -157,6 +159,11 @@ class AccelerationLimiter:
         if target.shape != position.shape or np.count_nonzero(np.isfinite(target)) != target.size:
             raise ValueError(f"limiter target must be {position.size} finite positions.")
         wanted = np.minimum(np.maximum(target, self._lower), self._upper)
+        if self._met:
+            step = self._go_on(wanted)
+            if step is not None:
+                step.interventions["position"] = np.abs(target - wanted) > TOLERANCE
+                return step
         drift = self._drift(wanted)
         gap = wanted - drift * period - position  # to where the target was a tick ago
 
@@ -180,6 +187,30 @@ class AccelerationLimiter:
         self._attribute(step, target, wanted, law, bounded, chosen)
         return step
 
+    def _go_on(self, wanted: FloatArray) -> LimitedStep | None:
+        """``wanted`` itself, where the last target was met and the motion may go on to this one: speed and change of speed are
+        within the limits, and the state that follows is safe. It is what the law gives, for half the time; else None."""
+        velocity = wanted - self._current()
+        velocity /= self._period
+        speed = np.abs(velocity)
+        change = velocity - self._velocity
+        if np.count_nonzero(speed > self._max_speed) or np.count_nonzero(np.abs(change) > self._max_change):
+            return None
+        ticks = speed / self._max_change
+        np.floor(ticks, out=ticks)
+        way = ticks + 1.0
+        way *= self._half_brake
+        np.subtract(speed, way, out=way)
+        way *= ticks
+        way *= self._period
+        room = np.where(velocity > 0.0, self._stop_above - wanted, wanted - self._stop_below)
+        if np.count_nonzero(way > room):
+            return None
+        change /= self._period
+        self._position = self._target = wanted
+        self._velocity = self._target_velocity = velocity
+        return LimitedStep(wanted.copy(), velocity.copy(), change, dict(self._none))
+
     def _attribute(
         self,
         step: LimitedStep,
@@ -192,7 +223,8 @@ class AccelerationLimiter:
         """Which limits kept ``step`` from its ``target``."""
         position = np.abs(target - wanted) > TOLERANCE
         off = np.abs(step.position - wanted) > TOLERANCE
-        if np.count_nonzero(off):  # seldom
+        self._met = not np.count_nonzero(off)
+        if not self._met:  # seldom
             limited = off & (bounded != law) & (np.abs(chosen - bounded) <= self._nearly)
             at_speed = limited & (np.abs(bounded) == self._max_speed)
             position |= limited & ~at_speed
@@ -206,6 +238,7 @@ class AccelerationLimiter:
         change = np.minimum(np.maximum(self._velocity, -self._max_change), self._max_change)
         step = self._advance(self._velocity - change)
         self._target, self._target_velocity = self._current(), self._velocity
+        self._met = False
         return step
 
     def _drift(self, wanted: FloatArray) -> FloatArray:
