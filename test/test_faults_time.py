@@ -56,9 +56,7 @@ def shared_rig_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig
     ("seconds", "fault", "name"),
     [(-5.0, "clock_jump_back", "time jump back"), (5.0, "control_loop_stalled", "time jump forward")],
 )
-def test_time_jump(
-    shared_rig: Rig, seconds: float, fault: str, name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_time_jump(shared_rig: Rig, seconds: float, fault: str, name: str, record_property: Callable[[str, object], None]) -> None:
     rig = shared_rig
     rig.fresh()
     rig.moves()

@@ -67,7 +67,8 @@ CASES = {
         "command_node", (TRAJECTORY, *interfaces.DEADMAN_BOOL), {"command__deadman": "bool"}, {"joint_state_topic": "hand/states"}
     ),
     "command, arrays": Case(
-        "command_node", interfaces.ARRAY, {}, {"command_interface": "float64_array", "command_topic": "forward"}
+        "command_node", interfaces.ARRAY, {},
+        {"command_interface": "float64_array", "command_topic": "forward", "command_joints": ["elbow", "shoulder"]},
     ),
     "command, whole trajectories": Case(
         "command_node", (interfaces.TRAJECTORIES[1],), {}, {"command_interface": "joint_trajectory_chunk"}

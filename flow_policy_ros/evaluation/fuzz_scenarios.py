@@ -74,6 +74,7 @@ class Scenario:
         self._states: list[Known] = []  # ascending (stamp, received)
         self._chunks: list[tuple[int, int]] = []  # stamp, received of those that could be followed
         self._enabled = self._parameters.autostart
+        self._halted = False
         self._emergency = self._reset = self._strong = self._away = False
         self._pressed: int | None = None
         self._pressing = True
@@ -145,9 +146,14 @@ class Scenario:
             loop.drop_chunks()
             self._chunks.clear()
         if self._happens("update"):
-            self._parameters = changed(self._rng, self._parameters)
-            self._asked = self._scaled()
-            loop.update(self._parameters)
+            wanted = changed(self._rng, self._parameters)
+            try:
+                loop.update(wanted)
+            except ValueError:
+                pass  # limits above those of the start: everything stays as it was
+            else:
+                self._parameters = wanted
+                self._asked = self._scaled()
 
     def _ask_reset(self, k: int) -> None:
         moving = self._published is not None and self._before is not None and not np.array_equal(self._published, self._before)
@@ -157,13 +163,13 @@ class Scenario:
                 self.record.seen.append(Violation("reset_granted", k, "a reset in motion or under emergency stop"))
             self._forget()
         elif not self._emergency:
-            self._enabled = False
+            self._halted = True
 
     def _forget(self) -> None:
         self._states.clear()
         self._chunks.clear()
         self._published = self._before = self._epoch = None
-        self._enabled, self._reset = self._parameters.autostart, True
+        self._halted, self._reset = False, True
         limits = self._robot.limits
         if self._rng.random() < 0.3:  # put elsewhere by hand, a little outside perhaps
             width = np.minimum(limits.upper, 3.0) - np.maximum(limits.lower, -3.0)
@@ -275,9 +281,9 @@ class Scenario:
     def _tick(self) -> None:
         now, parameters, limits = self._now, self._parameters, self._robot.limits
         switched = not parameters.deadman or (
-            self._pressed is not None and 0.0 <= (now - self._pressed) / 1e9 <= parameters.deadman_max_age_s
+            self._pressed is not None and abs(now - self._pressed) / 1e9 <= parameters.deadman_max_age_s
         )
-        may_follow = self._enabled and switched
+        may_follow = self._enabled and not self._halted and switched
         if not may_follow:
             self._chunks.clear()
         newest = self._newest_state()
@@ -336,7 +342,7 @@ class Scenario:
         curve = half * self._omega**4 * (self._calm_dt_ns * 1e-9) ** 4 / 100.0
         at = self._path(np.array([(now - self._epoch) * 1e-9]))[0]
         joining = half * self._omega**2 * self._period * self._parameters.splice_s
-        return at, 1.1 * (uneven + damped) + curve + joining + 1e-6
+        return at, 1.1 * (uneven + damped) + curve + joining + 1e-5
 
     def _advance_clock(self) -> None:
         rng = self._rng

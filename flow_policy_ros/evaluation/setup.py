@@ -74,7 +74,7 @@ def load(selection: Selection, latency: str) -> Loaded:
     torch.set_num_threads(policy_parameters.threads)
     policy = deploy(policy_parameters, robot.name)
     policy.contract.check_robot(robot)
-    loop = PolicyLoop(policy, policy_parameters)
+    loop = PolicyLoop(policy, policy_parameters, robot.endless)
     method = selection.mode if selection.mode in CONTINUING else ""
     streams = {stream.name: stream for stream in policy.contract.streams}
     perception: Perception | None = None

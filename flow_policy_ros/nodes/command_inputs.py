@@ -74,7 +74,10 @@ class CommandInputs:
         self.chunks = node.create_subscription(
             JointTrajectory, "policy/chunk", self._on_chunk, qos.RELIABLE, raw=True
         ).topic_name
-        node.create_subscription(Bool, "command/emergency_stop", self._on_emergency_stop, qos.RELIABLE)
+        # Best effort matches every publisher: an emergency stop must be heard whatever its quality of service.
+        self.emergency_stops = node.create_subscription(
+            Bool, "command/emergency_stop", self._on_emergency_stop, qos.reader(lockstep)
+        ).topic_name
         if parameters.deadman == "bool":
             node.create_subscription(Bool, "command/deadman", self._on_deadman, qos.reader(lockstep))
         elif parameters.deadman == "joy":
@@ -97,6 +100,7 @@ class CommandInputs:
             state = joint_state_from_message(message)
         except MessageError as error:
             self._refuse("joint_state_malformed", error)
+            self._loop.on_malformed_joint_state(str(error), self._now())
             return
         self._consumer.on_joint_state(state, self._now())
 

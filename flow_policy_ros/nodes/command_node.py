@@ -110,7 +110,7 @@ class CommandNode(ManagedNode):
         """Stop the robot; ticks go on until it stands."""
         self._active = False
         if self._ticking:
-            self._loop.hold()
+            self._loop.halt()
             self._halt_at_rest()
 
     def cleanup(self) -> None:

@@ -137,6 +137,8 @@ class TrajectoryOutput:
 
     def instants(self, now: int) -> Iterator[int]:
         """The points of the grid since the last tick; now, where the robot stands and a new grid may begin."""
+        if now < self._now - self._period_ns:  # the clock went back, and the controller's with it
+            self._end = now + max(0, self._end - self._now)
         self._now = now
         stands = self._loop.at_rest and self.at_rest
         if self._grid is None or stands or not -self._period_ns <= now - self._grid <= self._stall_ns():

@@ -111,5 +111,7 @@ class CommandReport:
 
     def _publishers(self) -> dict[str, tuple[int, bool]]:
         """Publishers of each topic, and whether there may be but one."""
-        topics = {self._inputs.joint_states: False, self._inputs.chunks: True, self._output.topic: True}
+        inputs = self._inputs
+        topics = dict.fromkeys((inputs.joint_states, inputs.emergency_stops), False)
+        topics |= dict.fromkeys((inputs.chunks, self._output.topic), True)
         return {topic: (self._node.count_publishers(topic), alone) for topic, alone in topics.items()}

@@ -66,7 +66,7 @@ class PolicyNode(ClosableNode):
         deployed = deploy(policy, robot.name)
         self._contract = deployed.contract
         self._contract.check_robot(robot)
-        self._loop = PolicyLoop(deployed, policy)
+        self._loop = PolicyLoop(deployed, policy, robot.endless)
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
         self._chunks = 0

@@ -22,8 +22,10 @@ from rclpy.signals import SignalHandlerOptions
 REFUSED = 2
 BUG = 70
 """Exit code when the node itself failed while it was being built."""
-FINISH_S = 3.0
+FINISH_S = 10.0
 """Who started the process may lose patience soon after."""
+LINGER_S = 0.1
+"""For what was published last, such as the end of a stop, to be delivered: it is lost with its publisher."""
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 """For timers: a period is wall time, also when the node's own clock is a simulated one or is set."""
 
@@ -74,6 +76,11 @@ def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: ty
             executor.spin_once(timeout_sec=0.2)  # returns after each event; EventsExecutor.spin() can hang
         deadline = time.monotonic() + FINISH_S
         while len(stop) == 1 and rclpy.ok() and not node.finished() and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.02)
+        if time.monotonic() >= deadline:
+            node.get_logger().error(f"not finished within {FINISH_S:.0f} s after the signal; ended all the same.")
+        linger = time.monotonic() + LINGER_S
+        while len(stop) == 1 and rclpy.ok() and time.monotonic() < linger:
             executor.spin_once(timeout_sec=0.02)
     except ExternalShutdownException:
         pass

@@ -103,7 +103,7 @@ COMMAND = NodeInterfaces(
             "Chunks: stamped with the joint state's instant, point k at k·dt after it. The newest is followed.",
         ),
         Interface(
-            "subscribes", "command/emergency_stop", "std_msgs/msg/Bool", "RELIABLE",
+            "subscribes", "command/emergency_stop", "std_msgs/msg/Bool", "READER",
             "True is a fault at once; false releases, after which a reset is needed.",
         ),
         Interface(

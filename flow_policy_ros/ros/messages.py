@@ -138,17 +138,15 @@ def setpoint_to_message(
 ) -> JointTrajectory | Float64MultiArray | JointStateMsg:
     """One command in the form of ``Robot.command_interface``: a single-point trajectory, array or joint state.
 
-    The point of a trajectory lies ``period_ns`` after the stamp: trajectory controllers refuse one that has ended.
+    The point of a trajectory lies ``period_ns`` after the stamp, since trajectory controllers refuse one that has ended, and has a
+    position alone: by default they refuse one that ends with a velocity.
     """
     if interface == "float64_array":
         return Float64MultiArray(data=doubles(setpoint.position))
     if interface == "joint_state":
         return executed_to_message(setpoint)
     point = JointTrajectoryPoint(
-        positions=doubles(setpoint.position),
-        velocities=doubles(setpoint.velocity),
-        accelerations=doubles(setpoint.acceleration),
-        time_from_start=to_duration(period_ns),
+        positions=doubles(setpoint.position), time_from_start=to_duration(period_ns)
     )
     message = JointTrajectory(joint_names=list(setpoint.names), points=[point])
     message.header.stamp = to_time(setpoint.stamp)

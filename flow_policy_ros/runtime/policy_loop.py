@@ -7,6 +7,7 @@ other is ``chunk_execution``'s. A caller with a worker thread calls ``observe`` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -78,11 +79,12 @@ class SampleRequest:
 class PolicyLoop:
     """Samples ``policy`` on a fixed grid of ``parameters.rate_hz``, from the newest valid observation.
 
-    ``clamped`` counts by name the steps that real-time chunking could not keep to. Raises ``ParameterError`` for a mode that
-    the policy cannot do (see ``refusal``).
+    ``clamped`` counts by name the steps that real-time chunking could not keep to. ``endless`` are the robot's joints without
+    stops. Raises ``ParameterError`` for a mode that the policy or the robot cannot do (see ``refusal``).
     """
 
-    def __init__(self, policy: ChunkPolicy, parameters: PolicyParameters) -> None:
+    def __init__(self, policy: ChunkPolicy, parameters: PolicyParameters, endless: Sequence[str] = ()) -> None:
+        self._endless = tuple(endless)
         self.clamped: dict[str, int] = {}
         self._policy = policy
         self._contract = policy.contract
@@ -112,6 +114,11 @@ class PolicyLoop:
 
     def require(self, parameters: PolicyParameters) -> None:
         """Raise ``ParameterError`` when the policy cannot execute chunks as ``parameters`` say. Changes nothing."""
+        if parameters.mode != "receding" and self._endless:
+            raise ParameterError(
+                f"parameter policy.mode is '{parameters.mode}', but joints {list(self._endless)} have no stops: angles a turn "
+                "apart would be averaged as if they were far apart. Use receding."
+            )
         if parameters.mode not in CONTINUING:
             return
         if not isinstance(self._policy, ContinuingPolicy):

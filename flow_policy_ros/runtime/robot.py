@@ -75,6 +75,11 @@ class Robot:
         if not self.command_joints:
             object.__setattr__(self, "command_joints", self.joints)
 
+    @property
+    def endless(self) -> tuple[str, ...]:
+        """The joints without stops."""
+        return tuple(joint for joint, endless in zip(self.joints, self.limits.continuous, strict=True) if endless)
+
     def command_positions(self, position: FloatArray) -> FloatArray:
         """What the controller is sent, (..., C) in ``command_joints`` order, for positions (..., J) in ``joints`` order."""
         masters, multiplier, offset = self._wiring
@@ -206,6 +211,11 @@ def _command_joints(
         variables = need({"variables": {}, **block}, "variables", dict, there)
         texts = {key: str(need(variables, key, str, f"{there}.variables")) for key in variables}
         ordered, source = controller_joints(path.parent / file, name, texts), f"controller '{name}' in {path.parent / file}"
+    elif robot.get("command_interface") == "float64_array":
+        raise RobotFileError(
+            f"{here}.command_interface is float64_array, whose values carry no names, and nothing says in which order the "
+            "controller takes them. Give robot.controller (its YAML file and name) or robot.command_joints."
+        )
     else:
         return joints
     missing = [joint for joint in joints if joint not in ordered]

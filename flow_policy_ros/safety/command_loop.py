@@ -71,7 +71,9 @@ class CommandLoop:
         self._joint_watch = JointWatch(robot.joints, robot.limits.tracking, robot.limits.effort)
         self._switch = HoldToRun(bool(parameters.deadman))
         self._enabled = parameters.autostart
+        self._halted = False  # until the reset
         self._emergency = False
+        self._highest = _factors(robot, parameters).max(initial=1.0)
         self._last_tick: int | None = None
         self._rest_since: int | None = None  # instant since which set-points stand still
         self._soft = SoftStart()
@@ -117,6 +119,10 @@ class CommandLoop:
             return
         self._measured.put(Measured(position, effort), joint_state.stamp, received)
 
+    def on_malformed_joint_state(self, why: str, received: int) -> None:
+        """A joint state came whose parts do not fit together (counted by who read it): a fault as any other bad one."""
+        self._guard.latch("bad_joint_state", why, received)
+
     def on_chunk(self, chunk: Chunk, received: int) -> None:
         """Take a chunk, visible from ``received`` (ns) on. A bad one is counted and changes nothing."""
         try:
@@ -142,6 +148,11 @@ class CommandLoop:
         """Stop, decelerating, and hold until ``enable``."""
         self._enabled = False
         self.drop_chunks()  # also when ``enable`` follows before the next tick
+
+    def halt(self) -> None:
+        """Stop, decelerating, and hold until ``reset``."""
+        self._halted = True
+        self.drop_chunks()
 
     def tick(self, now: int) -> CommandTick:
         """Advance by one control period; the set-point, if there is one, is for ``now`` (ns).
@@ -204,7 +215,7 @@ class CommandLoop:
         return CommandTick(self._guard.state, setpoint, self._guard.faults, interventions, plan)
 
     def reset(self) -> None:
-        """Drop faults, chunks, joint state and set-point; a fresh joint state starts anew. Counts stay.
+        """Drop faults, chunks, joint state and set-point; a fresh joint state starts anew. Counts stay, and so does a hold.
 
         Call it for a robot that stands still (``at_rest``) or was put elsewhere: the motion in progress is forgotten.
         ``request_reset`` asks first.
@@ -217,7 +228,7 @@ class CommandLoop:
         self._limiter.change(_limits(self._robot, self._parameters))
         self._joint_watch.clear()
         self._soft.forget()
-        self._enabled = self._parameters.autostart
+        self._halted = False
         self._last_tick = self._rest_since = None
         if self._emergency:
             self._guard.latch("emergency_stop", "the emergency stop is still engaged. Release it, then reset.", 0)
@@ -227,7 +238,7 @@ class CommandLoop:
         if self._emergency:
             return "the emergency stop is engaged; release it first, then reset."
         if not self.at_rest:
-            self.hold()
+            self.halt()
             return "the robot moves; it is being stopped and chunks are ignored. Call again when it stands."
         self.reset()
         return None
@@ -245,9 +256,16 @@ class CommandLoop:
     def update(self, parameters: CommandParameters) -> None:
         """Use other live parameters from now on. Lower limits are in force once the motion has been braked to them.
 
-        Raises ``ValueError`` for an unknown group and then changes nothing.
+        Raises ``ValueError`` for an unknown group, and for limits above those of the robot file or, where it was started above
+        them, of the start; and then changes nothing.
         """
-        _limits(self._robot, parameters)
+        highest = float(_factors(self._robot, parameters).max())
+        if highest > self._highest * (1.0 + 1e-9):
+            raise ValueError(
+                f"command.limit_scale and command.group_scale would raise limits to {highest:g} times the robot file's, at most "
+                f"{self._highest:g} is allowed while running. Restart with the greater factor, or raise the limits in the robot "
+                "file."
+            )
         self._parameters = parameters
         self._follower.shaper = _shaper(parameters)
         self._limiter.change(self._wanted_limits())
@@ -258,6 +276,8 @@ class CommandLoop:
 
     def stop_reason(self, now: int) -> str | None:
         """Why no chunk may be followed at ``now``: not enabled, or the switch is let go; None when one may."""
+        if self._halted:
+            return "stopped for a reset; call the service command/reset"
         if not self._enabled:
             return "not enabled; call the service command/enable"
         return self._switch.problem(now, self._parameters.deadman_max_age_s)
@@ -367,14 +387,18 @@ class CommandLoop:
         entry, problem = self._joint_state(now)
         if entry is None or problem is not None:
             return False
-        away = self._follower.entry_distance(chunk, since, entry.item.position)
+        measured = entry.item.position
+        away = self._follower.entry_distance(chunk, since, measured)
+        # A hand that was moved while it was held: the motion would begin at the set-point, not where the hand is.
+        away = np.maximum(away, np.abs(self._follower.difference(self._limiter.position, measured)))
         worst = int(np.argmax(away))
         if away[worst] > self._parameters.first_command_max:
             self._guard.latch(
                 "first_command",
                 f"the first set-point of joint '{self._robot.joints[worst]}' is {away[worst]:.4f} from its measured position, at "
-                f"most {self._parameters.first_command_max} allowed (command.first_command_max). Bring the robot near to where the "
-                "policy begins, or check that policy and robot file belong together; then reset.",
+                f"most {self._parameters.first_command_max} allowed (command.first_command_max). Reset, to start at the measured "
+                "position; if it happens again, bring the robot near to where the policy begins, or check that policy and robot "
+                "file belong together.",
                 chunk.stamp,
             )
             return False
@@ -427,8 +451,13 @@ class CommandLoop:
 
 def _limits(robot: Robot, parameters: CommandParameters) -> JointLimits:
     """The limits that the parameters ask for."""
-    factors = robot.group_scales(parameters.group_scale) if parameters.group_scale else 1.0
-    return robot.limits.scaled(parameters.limit_scale * factors)
+    return robot.limits.scaled(_factors(robot, parameters))
+
+
+def _factors(robot: Robot, parameters: CommandParameters) -> FloatArray:
+    """The factors (J,) on the robot file's limits."""
+    groups = robot.group_scales(parameters.group_scale) if parameters.group_scale else np.ones(len(robot.joints))
+    return parameters.limit_scale * groups
 
 
 def _shaper(parameters: CommandParameters) -> ChunkShaper:

@@ -136,6 +136,6 @@ class HoldToRun:
         if self._pressed_at is None:
             return "the hold-to-run switch is not pressed"
         age_s = (now - self._pressed_at) / 1e9
-        if not 0.0 <= age_s <= max_age_s:
+        if not -max_age_s <= age_s <= max_age_s:  # a tick that is made up lies before the word
             return f"the hold-to-run switch was last heard {age_s:.3f} s ago, at most {max_age_s:.3f} s allowed"
         return None
