@@ -102,7 +102,6 @@ def within_limits(positions: np.ndarray, robot: Robot, scale: float = 1.0) -> di
         excess = values - ulps * ulp / PERIOD_S**order
         share = excess / (getattr(limits, kind) * scale)
         worst = np.unravel_index(int(share.argmax()), share.shape)
-        if share[worst] > 1.0 + 1e-9: np.save("/tmp/bad.npy", positions)
         assert share[worst] <= 1.0 + 1e-9, f"{kind} of {robot.joints[worst[1]]} is {share[worst]} of its limit at row {worst[0]}"
         used[kind] = round(max(0.0, float(share[worst])), 6)
     return used

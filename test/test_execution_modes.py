@@ -235,7 +235,8 @@ def test_every_mode_runs_and_says_what_it_did(mode: str) -> None:
     first, *others = [c.execution for c in run.chunks]
     assert first == Execution(mode)
     # 40 ms of delay and 20 ms more for the joint: 3 steps; held are those and 80 ms of overlap, the 4 after them.
-    continued = Execution(mode, True, delay=3, execute=HORIZON - 3 - 4) if mode in CONTINUING else Execution(mode)
+    steps = 2 if mode == "rtc_trained" else 3
+    continued = Execution(mode, True, steps, HORIZON - steps - 4) if mode in CONTINUING else Execution(mode)
     assert set(others) == {continued} and loop.clamped == {}
     assert loop.delay == 40 * MS  # the first tick at which a chunk that takes 35 ms is there
 
@@ -305,7 +306,10 @@ def test_modes_change_while_running() -> None:
     for mode in ("receding", "rtc_trained", "ensemble", "rtc", "receding", "rtc_identity", "ensemble"):
         loop.update(replace(parameters, mode=mode))
         run.ticks(8)
-        assert run.chunks[-1].execution == (Execution(mode, True, 2, HORIZON - 2 - 4) if mode in CONTINUING else Execution(mode))
+        steps = 1 if mode == "rtc_trained" else 2
+        assert run.chunks[-1].execution == (
+            Execution(mode, True, steps, HORIZON - steps - 4) if mode in CONTINUING else Execution(mode)
+        )
     again = Run(PolicyLoop(policy, parameters), policy)
     again.now = run.chunks[-1].stamp
     again.ticks(1)

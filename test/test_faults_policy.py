@@ -80,13 +80,19 @@ class Chain:
         self.executed.wait_for()  # it starts by itself
         self.ears.trigger("command/hold")
         self.stands()
-        count = len(self.executed.messages)
+        reports = len(self.reports.messages)
         self.ears.trigger("sim/reset")
         start_anew(self.ears)
         self.moves()
-        # It held up to the reset: the first other set-point is the first of the new start.
-        positions = motion(self.executed.messages)
-        self._parts.append(count + int(np.argmax((positions[count:] != positions[count - 1]).any(axis=1))))
+        # The new start may well be where it held: only the command node knows which set-point that was.
+        said = [values(s) for s in self.reports.messages[reports:] if s.name == "command"]
+        since = max(int(s["state_since"]) for s in said if s["state"] == "starting")
+        self._parts.append(int(np.searchsorted(self.stamps, since)))
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """Of all set-points (N,)."""
+        return np.array([from_time(m.header.stamp) for m in self.executed.messages])
 
     def moves(self) -> None:
         """Wait until the arm moves, under a chunk of now."""
@@ -109,7 +115,7 @@ class Chain:
         assert states in (("stopping", "holding"), ("holding",)) and said[-1]["faults"] == ""
 
         positions = motion(self.executed.messages)
-        stamps = np.array([from_time(m.header.stamp) for m in self.executed.messages])
+        stamps = self.stamps[: len(positions)]
         first = int(np.argmax(stamps >= int(said[active + 1]["state_since"])))
         speed = np.abs(np.diff(positions, axis=0)) / PERIOD_S  # row k: from set-point k to the next
         assert speed[first - 2].max() > 0.0  # there was a motion to be ended
@@ -130,7 +136,6 @@ class Chain:
     def used(self) -> dict[str, float]:
         """Fails where any set-point so far breaks a limit; each episode begins at rest."""
         parts = np.split(motion(self.executed.messages), self._parts)
-        import pickle; pickle.dump((motion(self.executed.messages),[from_time(m.header.stamp) for m in self.executed.messages],self._parts,[values(s) for s in self.reports.messages if s.name=="command"]),open("/tmp/chain.pkl","wb"))  # DEBUG
         shares = [within_limits(part, self.robot, SCALE) for part in parts if len(part)]
         return {kind: max(share[kind] for share in shares) for kind in shares[0]}
 

@@ -118,6 +118,8 @@ class RealTime:
 
     def __init__(self, method: str, contract: Contract, overlap: int, longest_delay: int | None = None) -> None:
         self._method = method
+        # A network that was trained with prefixes joins them by itself; more than what is really committed only ties it down.
+        self._join = 0 if method == "rtc_trained" else JOIN_NS
         self._overlap = overlap
         self._contract = contract
         self._longest = contract.horizon // 2 if longest_delay is None else longest_delay
@@ -128,7 +130,7 @@ class RealTime:
         going_on = executed.positions(stamp + dt * np.arange(horizon), pace.now)
         if going_on is None or pace.delay is None:
             return None, Execution(self._method)
-        delay = -(-(pace.delay + JOIN_NS) // dt)
+        delay = -(-(pace.delay + self._join) // dt)
         # The steps held are those before H - s. Where what is being executed ends early they are fewer; and beyond the overlap
         # none is held, or a policy that samples often would only repeat its first chunk.
         execute = max(-(-pace.interval // dt), horizon - going_on.known, horizon - delay - self._overlap // dt)
