@@ -27,7 +27,10 @@ class CommandServices:
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         refusal = self._reset()
-        response.success, response.message = refusal is None, refusal or "reset; starts at the next fresh joint state"
+        done = "reset; starts at the next fresh joint state"
+        if not self._loop.enabled:
+            done = "reset; the hold stays: call command/enable to start at the next fresh joint state"
+        response.success, response.message = refusal is None, refusal or done
         return response
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
