@@ -22,7 +22,7 @@ STEPS = 150
 UNHURRIED = {
     "sim_node": {},
     "policy_node": {"policy.joint_state_max_age_s": 8.0, "policy.features_max_age_s": 8.0},
-    "command_node": {"command.joint_state_max_age_s": 8.0, "command.chunk_max_age_s": 60.0},
+    "command_node": {"command.joint_state_max_age_s": 8.0, "command.chunk_max_age_s": 10.0},
 }
 """On a busy machine inputs are late, which leads to a stop; it is tested elsewhere."""
 

@@ -93,7 +93,7 @@ def test_command_line_writes_the_figures(tmp_path, profile, capsys):
     assert figures["episodes"] == 1 and figures["seed"] == 5000 and figures["wall_s"] > 0
     assert figures["success_rate"] == figures["successes"]
     assert {"p50", "p99"} <= set(figures["latency_ms"]["inference"])
-    assert set(figures["interventions"]) == {"position", "velocity", "acceleration"}
+    assert set(figures["interventions"]) == {"position", "velocity", "acceleration", "jerk"}
     assert len(figures["trajectory_sha256"]) == 64
 
 

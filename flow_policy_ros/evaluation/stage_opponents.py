@@ -67,7 +67,7 @@ def ours(limits: JointLimits, targets: Targets) -> Tracker:
     limiter = SetpointLimiter(limits, targets.period_s)
     limiter.start(_start(limits, targets))
     joints, last = np.arange(len(limits.names)), len(targets.position) - 1
-    ahead = targets.position[np.minimum(np.arange(last + 1)[:, None] + limiter.lead, last), joints]
+    ahead = targets.position[np.minimum(np.arange(last + 1)[:, None] + limiter.lead.astype(np.intp), last), joints]
     return lambda k: limiter.step(ahead[k]).position
 
 

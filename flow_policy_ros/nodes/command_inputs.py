@@ -26,7 +26,7 @@ from flow_policy_ros.safety.command_loop import CommandLoop
 
 STEP_NS = 1_000_000
 """A chunk of 48 points of 30 joints is read in 0.4 ms and prepared in 0.5 ms; on a busy machine it may be twice that."""
-MOST_UNREAD = 4
+MOST_UNREAD = 16
 """Of chunks that come faster than they can be read the oldest are dropped: only the newest is followed."""
 
 

@@ -51,7 +51,7 @@ class SetpointLimiter:
     keep them keeps them. The average's jerk is (a_k - a_(k-n)) / (n T), at most 2A / (n T) <= J by the choice of n. Nothing is
     assumed of the target.
 
-    **What it costs.** The set-points come (n - 1) / 2 ticks after what was averaged: ``lead`` (J,), whole ticks. Who knows the
+    **What it costs.** The set-points come (n - 1) / 2 ticks after what was averaged: ``lead`` (J,). Who knows the
     future of the target gives it that much earlier, and the average is centred on it.
     """
 
@@ -62,7 +62,7 @@ class SetpointLimiter:
         self._limits = limits
         self._pending: JointLimits | None = None
         self._ticks = averaged_ticks(limits, period_s)
-        self.lead = (self._ticks - 1) // 2
+        self.lead: FloatArray = (self._ticks - 1) / 2.0
         length, joints = int(self._ticks.max()), len(limits.names)
         # The newest row comes last; each row is written twice, half a buffer apart, so that a window is contiguous.
         self._weights = np.where(np.arange(length)[::-1, None] < self._ticks, 1.0 / self._ticks, 0.0)

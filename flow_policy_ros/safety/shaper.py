@@ -60,8 +60,8 @@ class ChunkShaper:
         # Slowed or not, the path's own time goes on from ``since`` at each tick.
         speed, too_fast = _speed(path, since, limits) if self.slow_down else (None, {})
         # An average of n lies (n - 1) / 2 ticks back, so that each joint is read as much ahead: by halves where an n is even.
-        parts = 2 if (limiter.averaged_ticks % 2 == 0).any() else 1
-        ahead = (limiter.averaged_ticks - 1) * parts // 2
+        parts = 2 if (limiter.lead % 1.0).any() else 1
+        ahead = np.round(limiter.lead * parts).astype(np.intp)
         furthest = int(ahead.max())
         most = int(np.ceil(self.longest_s / period)) + 1
         times = _times(path, speed, since, period, parts, furthest, most)
