@@ -11,7 +11,6 @@ import sys
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flow_policy_ros.runtime.parameters import CommandParameters
