@@ -32,7 +32,7 @@ class JointState:
 @dataclass(frozen=True)
 class EncodedImage:
     """A picture as a camera driver sent it, not decoded: ``data`` in ``encoding`` (``rgb8``, ``bayer_rggb8``, ``16UC1``, …), rows
-    of ``step`` bytes. ``encoding`` is ``compressed`` for the bytes of a JPEG or PNG; sizes are 0 then. ``vision.decode`` decodes."""
+    of ``step`` bytes. ``encoding`` is ``compressed`` for a JPEG or PNG; sizes are 0 then. ``vision.decode`` decodes."""
 
     encoding: str
     height: int
