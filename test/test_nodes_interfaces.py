@@ -89,6 +89,7 @@ CASES = {
         {"cameras": {"front": {"topic": "camera/image_raw/compressed", "width": 64, "height": 48, "rate_hz": 10.0}}},
     ),
     "sim, lockstep": Case("sim_node", (STEP, TRAJECTORY), LOCKSTEP),
+    "player": Case("player_node", (STEP, RAW), {**LOCKSTEP, "player__features": "objects"}),
     "sim, real time": Case("sim_node", (TRAJECTORY,), {"sim__realtime": True}),
 }
 
@@ -111,6 +112,9 @@ def start(case: Case, launcher: Launcher, folder: Path, root: Path) -> dict[str,
     elif case.node == "perception_node":
         pytest.importorskip("ultralytics")
         parameters["perception__detector"] = root / "checkpoints" / "adroit_door_detector"
+    elif case.node == "player_node":
+        parameters["player__bag"] = root / "samples" / "adroit_door" / "seed_5000"
+        streams = ["objects"]
     elif case.node == "sim_node":
         pytest.importorskip("mujoco")
     launcher.node(case.node, robot_file, **parameters)

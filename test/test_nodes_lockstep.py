@@ -18,7 +18,7 @@ pytest.importorskip("rclpy")
 
 from flow_policy_ros.evaluation.closed_loop import Stack, run_episode
 from flow_policy_ros.nodes.command_lockstep import CommandLockstep
-from flow_policy_ros.nodes.lockstep import Patience
+from flow_policy_ros.nodes.lockstep import Patience, TickWord
 from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
 from flow_policy_ros.nodes.sim_lockstep import SimLockstep
 from flow_policy_ros.runtime.contract import Contract, StreamContract
@@ -129,11 +129,11 @@ def test_any_order_of_arrival_gives_the_same_commands(
         if adroit.camera_due():
             newest_image[0] = now
             bus.post("image", [look], adroit.render(), now)
-        bus.post("tick", [policy.on_tick], now, newest_image[0])
+        bus.post("tick", [policy.on_tick, command.on_tick], TickWord(now, now, newest_image[0], {"objects": now}))
 
     def answer_policy(stamp: int, product: object, duration_ms: float) -> None:
         if isinstance(product, Chunk):
-            bus.post("chunk", [command.on_chunk], product)
+            bus.post("chunk", [command.on_chunk], product, stamp)
         bus.post("policy", [command.on_policy], stamp, isinstance(product, Chunk))
 
     def answer_command(stamp: int, tick: object) -> None:
@@ -172,7 +172,7 @@ def test_a_silent_command_node_is_waited_for_once(adroit: AdroitRobot) -> None:
 
     def tick() -> int:
         policy.on_joint_state(adroit.joint_state())
-        policy.on_tick(adroit.stamp, 0)
+        policy.on_tick(TickWord(adroit.stamp, adroit.stamp))
         return adroit.stamp
 
     adroit.reset(0, 0)
@@ -209,20 +209,25 @@ def test_a_silent_policy_is_waited_for_once(adroit: AdroitRobot) -> None:
     patience = Patience(5.0, clock=lambda: seconds[0])
     command = CommandLockstep(loop, LATENCY, 0, patience, lambda stamp, tick: answered.append(stamp))
     adroit.reset(0, 0)
-    first = adroit.joint_state()
-    command.on_joint_state(first)
+
+    def tick() -> int:
+        command.on_joint_state(adroit.joint_state())
+        command.on_tick(TickWord(adroit.stamp, adroit.stamp))
+        return adroit.stamp
+
+    first = tick()
     seconds[0] = 4.9
     command.proceed()
     assert answered == []
     seconds[0] = 5.0
     command.proceed()
-    assert answered == [first.stamp]
+    assert answered == [first]
     adroit.step(None)
-    command.on_joint_state(adroit.joint_state())  # known to be silent: goes on at once
-    assert answered == [first.stamp, adroit.stamp]
+    second = tick()  # known to be silent: goes on at once
+    assert answered == [first, second]
     command.on_policy(adroit.stamp, False)  # it lives after all: waited for again
     adroit.step(None)
-    command.on_joint_state(adroit.joint_state())
+    tick()
     assert len(answered) == 2
     command.on_policy(adroit.stamp, False)
     assert answered[2:] == [adroit.stamp]

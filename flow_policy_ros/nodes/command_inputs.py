@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.messages import MessageError, chunk_from_message, joint_state_from_message
+from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.parameters import CommandParameters
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Chunk, JointState
@@ -60,12 +61,14 @@ class CommandInputs:
         """Ticks are ``ahead_ns`` after the timer has fired."""
         self.refused: dict[str, int] = {}
         self._node = node
+        self._naming = robot.naming
         self._loop = loop
         self._consumer = consumer
         self._listening = listening
         self._button = parameters.deadman_button
         self._next_tick: int | None = None  # steady clock, ns; None: there is always time
         self._ahead_ns = ahead_ns
+        self._lockstep = lockstep
         self._unread: list[tuple[bytes, int]] = []  # chunks, with the instants at which they came
         self._untaken: list[tuple[Chunk, int]] = []
         self.joint_states = node.create_subscription(
@@ -97,9 +100,9 @@ class CommandInputs:
         if not self._listening():
             return
         try:
-            state = joint_state_from_message(message)
-        except MessageError as error:
-            self._refuse("joint_state_malformed", error)
+            state = self._naming.named(joint_state_from_message(message))
+        except (MessageError, BadInput) as error:
+            self._refuse("joint_state_malformed" if isinstance(error, MessageError) else error.kind, error)
             self._loop.on_malformed_joint_state(str(error), self._now())
             return
         self._consumer.on_joint_state(state, self._now())
@@ -127,8 +130,11 @@ class CommandInputs:
         return float("inf") if self._next_tick is None else self._next_tick - time.monotonic_ns()
 
     def _read(self, message: bytes, received: int) -> None:
+        trajectory = deserialize_message(message, JointTrajectory)
         try:
-            chunk = chunk_from_message(deserialize_message(message, JointTrajectory))
+            chunk = chunk_from_message(trajectory)
+            if self._lockstep:
+                received = _tick_of(trajectory)
         except MessageError as error:
             self._refuse("chunk_malformed", error)
             return
@@ -163,3 +169,13 @@ class CommandInputs:
 
     def _now(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+
+def _tick_of(chunk: JointTrajectory) -> int:
+    """Lockstep: the tick (ns) at which a chunk was sampled. Raises ``MessageError``."""
+    try:
+        return int(chunk.header.frame_id)
+    except ValueError as error:
+        raise MessageError(
+            f"chunk has the frame_id '{chunk.header.frame_id}', expected in lockstep the stamp of its tick (ns). Use the policy node."
+        ) from error

@@ -21,7 +21,7 @@ from flow_policy_ros.nodes.command_lockstep import CommandLockstep
 from flow_policy_ros.nodes.command_outputs import make_output
 from flow_policy_ros.nodes.command_report import MESSAGES, CommandReport
 from flow_policy_ros.nodes.command_services import CommandServices
-from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND_SHARE, Patience, command_word, delays
+from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND_SHARE, Patience, TickWord, command_word, delays
 from flow_policy_ros.nodes.managed import ManagedNode
 from flow_policy_ros.nodes.period import PeriodMeter
 from flow_policy_ros.nodes.runner import STEADY, run
@@ -79,6 +79,7 @@ class CommandNode(ManagedNode):
             self._lockstep = CommandLockstep(self._loop, delays(lockstep), lockstep.seed, patience, self._answer)
             self._words = self.create_publisher(Header, "lockstep/command", qos.RELIABLE)
             self.create_subscription(Header, "lockstep/policy", self._on_policy, qos.RELIABLE)
+            self.create_subscription(Header, "lockstep/tick", self._on_tick, qos.RELIABLE)
             self.create_timer(0.05, self._proceed, clock=STEADY)
         else:
             self._timer = self.create_timer(self._period_ns / 1e9, self._tick, clock=STEADY)
@@ -194,6 +195,16 @@ class CommandNode(ManagedNode):
     def _on_policy(self, word: Header) -> None:
         if self._lockstep is not None and self._ticking:
             self._lockstep.on_policy(from_time(word.stamp), word.frame_id == CHUNK)
+
+    def _on_tick(self, tick: Header) -> None:
+        if self._lockstep is None or not self._ticking:
+            return
+        try:
+            word = TickWord.parse(from_time(tick.stamp), tick.frame_id)
+        except ValueError as error:
+            self.get_logger().warning(f"refused: lockstep/tick: {error}")
+            return
+        self._lockstep.on_tick(word)
 
     def _proceed(self) -> None:
         if self._lockstep is not None and self._ticking:

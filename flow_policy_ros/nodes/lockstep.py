@@ -6,7 +6,8 @@ Waiting is in wall time, since the one waited for may be dead. What is waited fo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from flow_policy_ros.runtime.inject import Disturbed, Injection, InjectionError
 from flow_policy_ros.runtime.latency import NO_LATENCY, Delays, LatencyProfile
@@ -22,6 +23,32 @@ PLAN = "plan"
 """Word in the ``frame_id`` of ``lockstep/command``: a plan was published at this tick."""
 POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0
 """Of ``lockstep.timeout_s``: each gives up a little before the one that waits for it does."""
+
+
+@dataclass(frozen=True)
+class TickWord:
+    """What the robot, or a recording in its place, waits at: ``lockstep/tick``.
+
+    ``stamp`` of the tick; ``joint_state`` and ``image`` stamps of the newest ones, ``streams`` of the newest features that are
+    not computed from images (ns; 0: there was none yet). A simulation's joint state has the tick's own stamp.
+    """
+
+    stamp: int
+    joint_state: int
+    image: int = 0
+    streams: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The ``frame_id``: words ``name=stamp``, which ``parse`` reads."""
+        words = {"joint_state": self.joint_state, "image": self.image, **self.streams}
+        return " ".join(f"{name}={stamp}" for name, stamp in words.items())
+
+    @staticmethod
+    def parse(stamp: int, text: str) -> TickWord:
+        """The word of the tick of ``stamp``. Raises ``ValueError`` for another text."""
+        words = dict(word.partition("=")[::2] for word in text.split())
+        stamps = {name: int(number) for name, number in words.items()}
+        return TickWord(stamp, stamps.pop("joint_state", stamp), stamps.pop("image", 0), stamps)
 
 
 def command_word(command: bool, plan: bool) -> str:

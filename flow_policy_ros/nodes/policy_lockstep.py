@@ -7,18 +7,18 @@ tick that is announced again is answered again with what was answered first. No 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from flow_policy_ros.nodes.lockstep import Patience
+from flow_policy_ros.nodes.lockstep import Patience, TickWord
 from flow_policy_ros.runtime.buffers import Stale
 from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.latency import Delays
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.types import Chunk, Features, JointState, Plan, Setpoint
 
-INSTANT_STREAM = "objects"
-"""The simulator's object state: no image, no delay, one per tick."""
+ANNOUNCED = 16
+"""So many images are remembered by the tick at which they were announced."""
 
 Answer = Callable[[int, Chunk | Stale | None, float], None]
 
@@ -53,26 +53,31 @@ class PolicyLockstep:
     def reset(self) -> None:
         """Forget everything; the next tick begins an episode."""
         self._loop.reset()
-        self._joint_state: JointState | None = None
+        self._joint_states: dict[int, JointState] = {}  # by stamp, arrived, not yet shown to the loop
+        self._shown: frozenset[int] = frozenset()  # stamps of the joint states shown last
+        self._newest_joint_state = -1  # stamp of the one that came last
+        self._announced: dict[int, int] = {}  # image stamp → tick at which it was announced
         self._features: list[Features] = []  # arrived, not yet shown to the loop
         self._setpoints: list[Setpoint] = []
         self._plans: list[Plan] = []
         self._newest_setpoint = self._newest_plan = -1  # stamps
         self._word: tuple[int, bool, bool] | None = None  # the command node's: stamp, whether it sent a command, a plan
-        self._newest = dict.fromkeys(self._streams, -1)  # stamp of the newest features of each stream
-        self._tick: tuple[int, int] | None = None  # stamp and newest image's stamp of the tick to be answered
+        self._newest = dict.fromkeys(self._streams, 0)  # stamp of the newest features of each stream
+        self._tick: TickWord | None = None  # to be answered
         self._answered: tuple[int, Chunk | Stale | None, float] | None = None
 
     def on_joint_state(self, joint_state: JointState) -> None:
-        """Take the joint state of a tick."""
-        self._joint_state = joint_state
+        """Take a joint state of a tick; one that is sent again counts once."""
+        if joint_state.stamp not in self._shown:
+            self._joint_states[joint_state.stamp] = joint_state
+        self._newest_joint_state = joint_state.stamp
         if not self._streams:
             self._patience.heard()
         self.proceed()
 
     def on_features(self, features: Features) -> None:
         """Take features; those of an image that was sent twice count once."""
-        if features.stamp > self._newest.get(features.stream, -1):
+        if features.stamp > self._newest.get(features.stream, 0):
             self._newest[features.stream] = features.stamp
             self._features.append(features)
             self._patience.heard()
@@ -98,28 +103,31 @@ class PolicyLockstep:
         self._command_patience.heard()
         self.proceed()
 
-    def on_tick(self, stamp: int, image_stamp: int) -> None:
-        """The simulation waits at ``stamp``; its newest image is of ``image_stamp``, 0 when there was none."""
-        if self._answered is not None and stamp == self._answered[0]:
+    def on_tick(self, word: TickWord) -> None:
+        """The robot waits."""
+        if self._answered is not None and word.stamp == self._answered[0]:
             self._answer(*self._answered)
             return
-        if self._tick is None or stamp != self._tick[0]:
+        if self._tick is None or word.stamp != self._tick.stamp:
             self._patience.begin()
             self._command_patience.begin()
-        self._tick = (stamp, image_stamp)
+        self._tick = word
+        self._announced.setdefault(word.image, word.stamp)
+        while len(self._announced) > ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
         self.proceed()
 
     def proceed(self) -> None:
         """Answer the tick if nothing is missing. To be called now and then, since patience may have ended."""
         if self._tick is None:
             return
-        now, image_stamp = self._tick
+        tick, now = self._tick, self._tick.stamp
         if self._missing_command() and not self._command_patience.over():
             return
         self._show_executed()  # first, since what is due, and with it what is missing, depends on it
-        if self._missing(now, image_stamp) and not self._patience.over():
+        if self._missing(tick) and not self._patience.over():
             return
-        self._show(now)
+        self._show(tick)
         start = time.perf_counter()
         product = self._loop.step(now) if self._loop.due(now) else None
         if isinstance(product, Chunk):
@@ -128,13 +136,12 @@ class PolicyLockstep:
         self._answered = (now, product, (time.perf_counter() - start) * 1e3)
         self._answer(*self._answered)
 
-    def _missing(self, now: int, image_stamp: int) -> bool:
-        if self._joint_state is None or self._joint_state.stamp != now:
+    def _missing(self, tick: TickWord) -> bool:
+        if tick.joint_state and self._newest_joint_state != tick.joint_state:
             return True
-        if not self._loop.due(now):
-            return False  # features that come later are as good: they count from stamp + delay
-        needed = {stream: now if stream == INSTANT_STREAM else image_stamp for stream in self._streams}
-        return any(self._newest[stream] < stamp for stream, stamp in needed.items())
+        if not self._loop.due(tick.stamp):
+            return False  # features that come later are as good: those of images count from their tick + delay
+        return any(self._newest[stream] < tick.streams.get(stream, tick.image) for stream in self._streams)
 
     def _missing_command(self) -> bool:
         """Whether something of the tick that was answered last is still on its way from the command node."""
@@ -152,25 +159,26 @@ class PolicyLockstep:
         _give([partial(self._loop.on_plan, plan, plan.stamp) for plan in self._plans])
         self._setpoints, self._plans = [], []
 
-    def _show(self, now: int) -> None:
+    def _show(self, tick: TickWord) -> None:
         """Give the loop what arrived, in a fixed order. What it refuses, it counts."""
-        inputs: list[Callable[[], None]] = []
-        state = self._joint_state
-        if state is not None:
-            inputs.append(lambda: self._loop.on_joint_state(state, state.stamp))
-        later = [f for f in self._features if f.stamp > now]
-        for features in sorted((f for f in self._features if f.stamp <= now), key=lambda f: (f.stamp, f.stream)):
-            delay = 0
-            if features.stream != INSTANT_STREAM:
-                if self._latency.dropped("perception", features.stamp, self._seed):
-                    continue
-                delay = self._latency.delay("perception", features.stamp, self._seed)
-            inputs.append(lambda f=features, r=features.stamp + delay: self._loop.on_features(f, r))  # type: ignore[misc]
-        self._features = later
+        now = tick.stamp
+        inputs: list[Callable[[], None]] = [partial(self._loop.on_joint_state, state, now) for state in self._joint_states.values()]
+        if self._joint_states:
+            self._shown, self._joint_states = frozenset(self._joint_states), {}
+        features, self._features = self._features, []
+        for one in sorted(features, key=lambda f: (f.stamp, f.stream)):
+            seen = now if one.stream in tick.streams else self._announced.get(one.stamp)
+            if seen is None and one.stamp > now:
+                self._features.append(one)  # of an image that is still to be announced
+            elif one.stream in tick.streams:
+                inputs.append(partial(self._loop.on_features, one, now))
+            elif not self._latency.dropped("perception", one.stamp, self._seed):
+                delay = self._latency.delay("perception", one.stamp, self._seed)
+                inputs.append(partial(self._loop.on_features, one, (one.stamp if seen is None else seen) + delay))
         _give(inputs)
 
 
-def _give(inputs: list[Callable[[], None]]) -> None:
+def _give(inputs: Sequence[Callable[[], None]]) -> None:
     for put in inputs:
         try:
             put()

@@ -19,7 +19,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND, PLAN, POLICY_SHARE, STALE, Patience, delays
+from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND, PLAN, POLICY_SHARE, STALE, Patience, TickWord, delays
 from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
 from flow_policy_ros.nodes.policy_worker import PolicyWorker
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
@@ -66,6 +66,7 @@ class PolicyNode(ClosableNode):
         deployed = deploy(policy, robot.name)
         self._contract = deployed.contract
         self._contract.check_robot(robot)
+        self._naming = robot.naming
         self._loop = PolicyLoop(deployed, policy, robot.endless)
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
@@ -117,13 +118,15 @@ class PolicyNode(ClosableNode):
 
     def _on_joint_state(self, message: JointStateMsg) -> None:
         try:
-            state = joint_state_from_message(message)
+            state = self._naming.named(joint_state_from_message(message))
+        except (MessageError, BadInput) as error:
+            self._refuse("joint_state_malformed" if isinstance(error, MessageError) else error.kind, error)
+            return
+        try:
             if self._lockstep is not None:
                 self._lockstep.on_joint_state(state)
             elif self._worker is not None:
                 self._worker.on_joint_state(state, self._now())
-        except MessageError as error:
-            self._refuse("joint_state_malformed", error)
         except BadInput as error:
             self._say_once(error.kind, error)  # counted by the loop
 
@@ -192,11 +195,11 @@ class PolicyNode(ClosableNode):
     def _on_tick(self, tick: Header) -> None:
         assert self._lockstep is not None
         try:
-            image_stamp = int(tick.frame_id)
+            word = TickWord.parse(from_time(tick.stamp), tick.frame_id)
         except ValueError as error:
             self._refuse("tick_malformed", error)
             return
-        self._lockstep.on_tick(from_time(tick.stamp), image_stamp)
+        self._lockstep.on_tick(word)
 
     def _refuse(self, kind: str, error: Exception) -> None:
         self._say_once(kind, error)
@@ -210,18 +213,18 @@ class PolicyNode(ClosableNode):
     def _answer(self, stamp: int, product: Chunk | Stale | None, duration_ms: float) -> None:
         """Lockstep: the chunk if there is one, then the word that this tick is done."""
         if product is not None:
-            self._done(product, duration_ms)
+            self._done(product, duration_ms, str(stamp))
         word = CHUNK if isinstance(product, Chunk) else "" if product is None else STALE
         self._words.publish(Header(stamp=to_time(stamp), frame_id=word))
 
-    def _done(self, product: Chunk | Stale, duration_ms: float) -> None:
-        """Publish a chunk, or note why there is none. Live, this runs in the worker's thread."""
+    def _done(self, product: Chunk | Stale, duration_ms: float, tick: str = "") -> None:
+        """Publish a chunk, or note why there is none. Live, this runs in the worker's thread; ``tick`` is lockstep's."""
         if isinstance(product, Stale):
             if self._problem is None or _kind(product.reason) != _kind(self._problem):
                 self.get_logger().warning(f"no chunk: {product.reason}")
             self._problem = product.reason
             return
-        self._chunk.publish(chunk_to_message(product))
+        self._chunk.publish(chunk_to_message(product, tick))
         self._info.publish(chunk_info(product, duration_ms))
         if self._problem is not None:
             self.get_logger().info("sampling")

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Header, String
 
+from flow_policy_ros.nodes.lockstep import TickWord
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.images import camera_info_to_message, features_to_message, image_to_message
 from flow_policy_ros.ros.messages import joint_state_to_message, to_time
@@ -58,4 +59,4 @@ class SimTopics:
 
     def tick(self, stamp: int, image_stamp: int) -> None:
         """Lockstep: announce that the simulation waits at ``stamp``; ``image_stamp`` 0 when there was no image yet."""
-        self._tick.publish(Header(stamp=to_time(stamp), frame_id=str(image_stamp)))
+        self._tick.publish(Header(stamp=to_time(stamp), frame_id=str(TickWord(stamp, stamp, image_stamp, {"objects": stamp}))))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from flow_policy_ros.ros.messages import MessageError, from_time, to_time
-from flow_policy_ros.runtime.types import Features, FloatArray
+from flow_policy_ros.runtime.types import EncodedImage, Features, FloatArray
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
@@ -20,6 +20,18 @@ def image_to_message(image: NDArray[np.uint8], stamp: int, frame_id: str = "") -
     message.header.stamp = to_time(stamp)
     message.header.frame_id = frame_id
     message.data = array.array("B", np.ascontiguousarray(image, dtype=np.uint8).tobytes())
+    return message
+
+
+def encoded_to_message(image: EncodedImage, stamp: int, frame_id: str = "") -> Image | CompressedImage:
+    """A picture as it was recorded: its bytes, unchanged."""
+    compressed = image.encoding == "compressed"
+    message = CompressedImage(format="jpeg") if compressed else Image(
+        height=image.height, width=image.width, encoding=image.encoding, step=image.step, is_bigendian=int(image.big_endian)
+    )  # fmt: skip
+    message.header.stamp = to_time(stamp)
+    message.header.frame_id = frame_id
+    message.data = array.array("B", bytes(image.data))
     return message
 
 

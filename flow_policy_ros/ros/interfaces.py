@@ -119,6 +119,10 @@ COMMAND = NodeInterfaces(
             "The policy's word on a tick: whether there is a chunk.", LOCKSTEP,
         ),
         Interface(
+            "subscribes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The robot waits; stamps of its newest products.",
+            LOCKSTEP,
+        ),
+        Interface(
             "publishes", "{command_topic}", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
             "Set-points to the controller, one each tick or whole trajectories.", TRAJECTORIES,
         ),
@@ -179,7 +183,7 @@ POLICY = NodeInterfaces(
             "What will be executed of the last chunk, and from when: its delay.",
         ),
         Interface(
-            "subscribes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The simulation waits; stamp of its newest image.",
+            "subscribes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The robot waits; stamps of its newest products.",
             LOCKSTEP,
         ),
         Interface("subscribes", "lockstep/command", "std_msgs/msg/Header", "RELIABLE", "What was published at a tick.", LOCKSTEP),
@@ -248,9 +252,29 @@ SIM = NodeInterfaces(
     _ROBOT_FILE,
 )  # fmt: skip
 
+PLAYER = NodeInterfaces(
+    "A recording in the place of the robot: its joint states, images and recorded features, tick by tick, in lockstep only. "
+    "The robot in the recording does not obey.",
+    ("player", "lockstep"),
+    (
+        Interface("publishes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "As recorded, joints renamed."),
+        Interface("publishes", "{camera}", "sensor_msgs/msg/Image", "IMAGE", "As recorded.", RAW),
+        Interface("publishes", "{camera}", "sensor_msgs/msg/CompressedImage", "IMAGE", "As recorded.", COMPRESSED),
+        Interface("publishes", "features/{stream}", "sensor_msgs/msg/Image", "RELIABLE", "Those of `player.features`, as recorded."),
+        Interface("publishes", "player/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "How far it is."),
+        Interface("publishes", "/clock", "rosgraph_msgs/msg/Clock", "RELIABLE", "The recording's time."),
+        Interface("publishes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The recording waits."),
+        _DIAGNOSTICS,
+        Interface("subscribes", "lockstep/command", "std_msgs/msg/Header", "RELIABLE", "What was published at a tick."),
+        Interface("serves", "player/start", "std_srvs/srv/Trigger", "", "Plays from the beginning."),
+    ),
+    _ROBOT_FILE,
+)
+
 NODES: dict[str, NodeInterfaces] = {
     "command_node": COMMAND,
     "policy_node": POLICY,
     "perception_node": PERCEPTION,
     "sim_node": SIM,
+    "player_node": PLAYER,
 }

@@ -62,21 +62,24 @@ def joint_state_to_message(state: JointState) -> JointStateMsg:
 def joint_state_from_message(message: JointStateMsg) -> JointState:
     """Positions are taken as they are, for the core to judge (a bad joint state is a fault there).
 
-    Raises ``MessageError`` when velocities or efforts are there but not one per name.
+    Raises ``MessageError`` when velocities or efforts are there but not one per name (per position, where there are no names).
     """
-    names = tuple(message.name)
+    names, position = tuple(message.name), np.array(message.position, dtype=np.float64)
+    columns = names or ("",) * len(position)  # only the robot file may know the names
     return JointState(
         from_time(message.header.stamp),
         names,
-        np.array(message.position, dtype=np.float64),
-        _row("joint state", "velocities", names, message.velocity) if len(message.velocity) else None,
-        _row("joint state", "efforts", names, message.effort) if len(message.effort) else None,
+        position,
+        _row("joint state", "velocities", columns, message.velocity) if len(message.velocity) else None,
+        _row("joint state", "efforts", columns, message.effort) if len(message.effort) else None,
     )
 
 
-def chunk_to_message(chunk: Chunk) -> JointTrajectory:
-    """``header.stamp`` is the chunk's, point k lies ``k · dt_ns`` after it. Round trip exact."""
+def chunk_to_message(chunk: Chunk, frame_id: str = "") -> JointTrajectory:
+    """``header.stamp`` is the chunk's, point k lies ``k · dt_ns`` after it. Round trip exact. In lockstep ``frame_id`` is the stamp
+    of the tick at which it was sampled."""
     message = JointTrajectory(joint_names=list(chunk.names))
+    message.header.frame_id = frame_id
     message.header.stamp = to_time(chunk.stamp)
     message.points = _points(chunk.positions, chunk.dt_ns)
     return message

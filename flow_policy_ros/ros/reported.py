@@ -68,5 +68,9 @@ REPORTED: dict[str, tuple[Value, ...]] = {
         Value("missed_deadlines", "Steps that did not come within their period.", True),
         Value("rejections.<kind>", "Refused commands."),
     ),
+    "player_node": (
+        Value("state", "`idle`, `playing` or `done`.", True),
+        Value("ticks", "Control ticks played.", True),
+    ),
 }
 """By node."""

@@ -214,6 +214,20 @@ class SimParameters:
 
 
 @dataclass(frozen=True)
+class PlayerParameters:
+    """Parameters of the player of recordings, prefix ``player.``"""
+
+    bag: str = parameter("", "Recording to play: a bag's folder, or a .mcap, .db3 or .bag file.")
+    features: str = parameter("", "Streams of recorded features to play besides, as 'objects'; blanks between them.")
+    stamps: str = parameter(
+        "header",
+        "Where joint states and images get their instant from: their header, or the instant of receipt for recordings whose "
+        "headers are empty or of another clock.",
+        choices=("header", "receive"),
+    )
+
+
+@dataclass(frozen=True)
 class LockstepParameters:
     """Parameters of a node that may run in lockstep with the simulation, prefix ``lockstep.``"""
 
@@ -235,6 +249,7 @@ BLOCKS: dict[str, type] = {
     "policy": PolicyParameters,
     "command": CommandParameters,
     "sim": SimParameters,
+    "player": PlayerParameters,
     "lockstep": LockstepParameters,
 }
 
