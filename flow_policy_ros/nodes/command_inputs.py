@@ -177,5 +177,5 @@ def _tick_of(chunk: JointTrajectory) -> int:
         return int(chunk.header.frame_id)
     except ValueError as error:
         raise MessageError(
-            f"chunk has the frame_id '{chunk.header.frame_id}', expected in lockstep the stamp of its tick (ns). Use the policy node."
+            f"chunk has the frame_id '{chunk.header.frame_id}', expected in lockstep the tick's stamp (ns). Use the policy node."
         ) from error

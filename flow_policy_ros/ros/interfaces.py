@@ -260,7 +260,7 @@ PLAYER = NodeInterfaces(
         Interface("publishes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "As recorded, joints renamed."),
         Interface("publishes", "{camera}", "sensor_msgs/msg/Image", "IMAGE", "As recorded.", RAW),
         Interface("publishes", "{camera}", "sensor_msgs/msg/CompressedImage", "IMAGE", "As recorded.", COMPRESSED),
-        Interface("publishes", "features/{stream}", "sensor_msgs/msg/Image", "RELIABLE", "Those of `player.features`, as recorded."),
+        Interface("publishes", "features/{stream}", "sensor_msgs/msg/Image", "RELIABLE", "Of `player.features`, as recorded."),
         Interface("publishes", "player/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "How far it is."),
         Interface("publishes", "/clock", "rosgraph_msgs/msg/Clock", "RELIABLE", "The recording's time."),
         Interface("publishes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The recording waits."),
