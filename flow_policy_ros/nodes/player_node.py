@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rosgraph_msgs.msg import Clock
@@ -26,7 +27,7 @@ from flow_policy_ros.nodes.lockstep import ROBOT_SHARE, Patience, TickWord
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import OK, WARN, diagnostics, status
-from flow_policy_ros.ros.images import encoded_to_message, features_to_message
+from flow_policy_ros.ros.images import encoded_to_message, features_to_message, image_to_message
 from flow_policy_ros.ros.messages import from_time, joint_state_to_message, to_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import (
@@ -36,6 +37,7 @@ from flow_policy_ros.runtime.parameters import (
     PlayerParameters,
     from_flat,
 )
+from flow_policy_ros.vision.decode import ImageError, decode
 
 RESEND_S = 0.5
 """A tick that nobody answers is announced again, in case that a node was still being discovered."""
@@ -56,9 +58,11 @@ class PlayerNode(ClosableNode):
             raise ParameterError("the parameter player.bag is not set; give the path of a recording.")
         if not lockstep.enabled:
             raise ParameterError("the player works in lockstep only; set lockstep.enabled for it and for the other nodes.")
+        self._naming = robot.naming  # the nodes expect the names of the robot's driver
         self._streams = tuple(player.features.split())
         self._bag = open_bag(player.bag)
-        self._events = BagEvents(self._bag, robot, stamps=player.stamps, features=self._streams)
+        stamps: Literal["header", "receive"] = "receive" if player.stamps == "receive" else "header"
+        self._events = BagEvents(self._bag, robot, stamps=stamps, features=self._streams)
         self._period_ns = round(1e9 / from_flat(CommandParameters, "command", robot.parameters).rate_hz)
         self._ticks: Iterator[TickInputs] = iter(())
         self._tick: TickInputs | None = None
@@ -70,7 +74,7 @@ class PlayerNode(ClosableNode):
         kinds = {c.name: CompressedImage if c.topic.endswith("compressed") else Image for c in robot.cameras}
         self._images = {c.name: self.create_publisher(kinds[c.name], c.topic, qos.IMAGE) for c in robot.cameras}
         self._features = {s: self.create_publisher(Image, f"features/{s}", qos.RELIABLE) for s in self._streams}
-        self._clock = self.create_publisher(Clock, "/clock", qos.RELIABLE)
+        self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
         self._words = self.create_publisher(Header, "lockstep/tick", qos.RELIABLE)
         self._status = self.create_publisher(DiagnosticStatus, "player/status", qos.LATCHED)
         self.create_subscription(Header, "lockstep/command", self._on_word, qos.RELIABLE)
@@ -114,9 +118,10 @@ class PlayerNode(ClosableNode):
         """Publish everything of the present tick, the tick itself last."""
         tick = self._tick
         assert tick is not None
-        self._clock.publish(Clock(clock=to_time(tick.now)))
+        self._clock_topic.publish(Clock(clock=to_time(tick.now)))
         for state in tick.joint_states:
-            self._joint_states.publish(joint_state_to_message(state.state))
+            spoken = replace(state.state, names=self._naming.spoken(state.state.names))
+            self._joint_states.publish(joint_state_to_message(spoken))
         for features in tick.features:
             self._features[features.features.stream].publish(features_to_message(features.features))
         for image in tick.images.values():
@@ -151,18 +156,21 @@ class PlayerNode(ClosableNode):
 
 
 def _image(event: ImageEvent, kind: type) -> Any:
+    """The picture for a topic of messages of ``kind``: as recorded, or decoded where the topic carries raw images."""
     message = encoded_to_message(event.image, event.stamp, event.camera)
-    if not isinstance(message, kind):
+    if isinstance(message, kind):
+        return message
+    if kind is CompressedImage:
         raise BagError(
-            f"camera '{event.camera}' was recorded as {type(message).__name__}, but its topic in the robot file is for "
-            f"{kind.__name__}; end the topic's name with 'compressed' for the one, and leave that off for the other."
+            f"camera '{event.camera}' was recorded as raw images, but its topic in the robot file is for compressed ones; give the "
+            "name of the raw topic."
         )
-    return message
+    return image_to_message(decode(event.image), event.stamp, event.camera)
 
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(PlayerNode, args, BagError)
+    return run(PlayerNode, args, BagError, ImageError)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ live: the stamped buffer, the rule about ages, the assembler of observations. Sa
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,6 +18,8 @@ from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.types import Features, FloatArray, JointState, Observation
 
 T = TypeVar("T")
+HISTORY_LENGTH = 4096
+"""Joint states kept where past ones are observed: ``MOST_HISTORY_NS`` of them at 2 kHz."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class StampedBuffer(Generic[T]):
     def latest(self, now: int) -> Entry[T] | None:
         """The entry with the newest stamp among those received by ``now``."""
         return next((e for e in reversed(self._entries) if e.received <= now), None)
+
+    def latest_stamped(self, now: int, limit: int) -> Entry[T] | None:
+        """As ``latest``, among stamps up to ``limit``; where there is none of them, the oldest stamp received by ``now``."""
+        place = bisect_right(self._entries, limit, key=lambda e: e.stamp)
+        found = next((self._entries[k] for k in range(place - 1, -1, -1) if self._entries[k].received <= now), None)
+        return found or next((e for e in self._entries if e.received <= now), None)
 
     def visible(self, now: int) -> list[Entry[T]]:
         """Every entry received by ``now``, newest stamp first."""
@@ -94,7 +102,8 @@ class ObservationAssembler:
         self.rejections: dict[str, int] = {}
         self._streams = {stream.name: stream for stream in contract.streams}
         self._order = JointOrder(contract.joints)
-        self._joint_positions: StampedBuffer[FloatArray] = StampedBuffer()
+        self._history_ns = contract.history_ns
+        self._joint_positions: StampedBuffer[FloatArray] = StampedBuffer(HISTORY_LENGTH) if self._history_ns else StampedBuffer()
         self._features: dict[str, StampedBuffer[NDArray[np.float32]]] = {n: StampedBuffer() for n in self._streams}
         self._first: dict[str, Entry[NDArray[np.float32]]] = {}
 
@@ -120,7 +129,11 @@ class ObservationAssembler:
             self._first[features.stream] = Entry(values, features.stamp, received)
 
     def observe(self, now: int) -> Observation | Stale:
-        """The newest inputs received by ``now``, or the first reason why there is no observation."""
+        """The newest inputs received by ``now``, or the first reason why there is no observation.
+
+        Of past joint states, each is the newest known by then that is stamped no later than its offset before the newest; at the
+        start, where there is none, the oldest stands for it.
+        """
         joints = self._joint_positions.latest(now)
         problem = age_problem("joint state", joints, now, self.joint_state_max_age_s)
         if joints is None or problem is not None:
@@ -136,7 +149,9 @@ class ObservationAssembler:
                 entry = self._first[name]  # the newest has shown that the stream is alive
             values[name] = entry.item
             stamps[name] = entry.stamp
-        return Observation(joints.stamp, joints.item, values, stamps)
+        past = [self._joint_positions.latest_stamped(now, joints.stamp + offset) for offset in self._history_ns]
+        history = np.array([entry.item for entry in past if entry is not None]).reshape(len(past), len(joints.item))
+        return Observation(joints.stamp, joints.item, values, stamps, history)
 
     def clear(self) -> None:
         """Forget the inputs; the counts of rejections stay."""

@@ -17,6 +17,8 @@ class ContractError(ValueError):
 
 
 MOMENTS = ("newest", "first")
+MOST_HISTORY_NS = 2_000_000_000
+"""Joint states further back than this are not kept by whoever assembles observations."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class StreamContract:
 class Contract:
     """``joints`` order of the observed positions, ``action_joints`` order of a chunk's columns, both by name.
 
-    ``dt_ns`` spacing of chunk points; ``horizon`` points per chunk.
+    ``dt_ns`` spacing of chunk points; ``horizon`` points per chunk. ``history_ns`` are the offsets, below zero and ascending, of
+    past joint states that are observed besides the newest. Raises ``ContractError`` for others.
     """
 
     robot: str
@@ -64,6 +67,14 @@ class Contract:
     dt_ns: int
     horizon: int
     streams: tuple[StreamContract, ...]
+    history_ns: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.history_ns) != sorted({offset for offset in self.history_ns if -MOST_HISTORY_NS <= offset < 0}):
+            raise ContractError(
+                f"the joint states observed besides the newest have the offsets {list(self.history_ns)} ns, expected ascending "
+                f"ones from {-MOST_HISTORY_NS} on and below 0."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -91,6 +102,7 @@ class Contract:
                     )
                     for s in content["streams"]
                 ),
+                history_ns=tuple(int(offset) for offset in content.get("history_ns", ())),  # as before: none
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"contract.json is incomplete or malformed: {error!r}.") from error

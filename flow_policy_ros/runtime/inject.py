@@ -1,4 +1,4 @@
-"""Disturbances on demand: inference that takes longer, chunks and frames that get lost, written as ``delay=0.2,drop-chunks=0.1``.
+"""Disturbances on demand: inference that takes longer, chunks and frames that get lost, written as ``delay=120ms±40,drop=2%``.
 
 Every draw is keyed by (seed, kind, stamp), as that of a latency profile, so that a run can be repeated and lockstep over DDS
 meets what one process meets. Nothing here waits: whoever holds the chunk or the frame makes it late or drops it.
@@ -7,26 +7,59 @@ meets what one process meets. Nothing here waits: whoever holds the chunk or the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from decimal import Decimal, DecimalException
 
 from flow_policy_ros.runtime.latency import LatencyProfile, keyed_uniform
 
 MAX_DELAY_S = 10.0
 GRAMMAR = (
-    "delay=SECONDS, delay=LEAST..MOST (s), spike=SECONDS@PROBABILITY, drop-chunks=PROBABILITY, drop-frames=PROBABILITY, "
-    "separated by commas"
+    "delay=SECONDS, delay=LEAST..MOST (s), delay=MIDDLE±HALF (s), spike=SECONDS@PROBABILITY, drop-chunks=PROBABILITY (or drop), "
+    "drop-frames=PROBABILITY, separated by commas; times also with their unit (120ms, 50us), probabilities also as 2%"
 )
+UNITS = {"ms": Decimal("1e-3"), "us": Decimal("1e-6"), "s": Decimal(1), "%": Decimal("1e-2")}
+"""In the order in which they are looked for; the last is for probabilities."""
+NAMES = {"delay": "delay", "spike": "spike", "drop-chunks": "drop_chunks", "drop": "drop_chunks", "drop-frames": "drop_frames"}
+"""As written → field of ``Injection``. What gets lost is chunks, unless frames are named."""
 
 
 class InjectionError(ValueError):
     """A text that is no injection; the message names the part and what was expected."""
 
 
-def _number(part: str, text: str) -> float:
+def _number(part: str, text: str, units: tuple[str, ...], unit: str = "") -> Decimal:
+    """``text`` as a number of seconds or a probability; one without a unit has ``unit``. Decimal: 0.12 - 0.04 is no 0.08."""
+    given = next((u for u in units if text.strip().endswith(u)), "")
     try:
-        return float(text)
-    except ValueError as error:
+        number = Decimal(text.strip().removesuffix(given))
+        float(number)  # a signalling NaN is none
+        return number * UNITS.get(given or unit, Decimal(1))
+    except (DecimalException, ValueError) as error:
         raise InjectionError(f"injection '{part}': '{text}' is no number, expected {GRAMMAR}.") from error
+
+
+def _time(part: str, text: str, unit: str = "") -> Decimal:
+    return _number(part, text, ("ms", "us", "s"), unit)
+
+
+def _probability(part: str, text: str) -> float:
+    return float(_number(part, text, ("%",)))
+
+
+def _delay(part: str, text: str) -> tuple[float, float]:
+    """``A``, ``A..B`` or ``A±B`` (also ``A+-B``; B has A's unit if it has none), s."""
+    middle, sign, half = text.replace("+-", "±").partition("±")
+    if sign:
+        unit = next((u for u in ("ms", "us", "s") if middle.strip().endswith(u)), "")
+        about, away = _time(part, middle), _time(part, half, unit)
+        if away.is_nan() or away < 0:
+            raise InjectionError(f"injection '{part}': '{half}' after ± is given, expected zero or more.")
+        if about.is_infinite() or away.is_infinite():
+            raise InjectionError(f"injection '{part}': inf is given, expected 0 to {MAX_DELAY_S:g} s.")
+        return float(about - away), float(about + away)
+    least, dots, most = text.partition("..")
+    number = float(_time(part, least))
+    return number, float(_time(part, most)) if dots else number
 
 
 def _require(name: str, value: float, most: float, unit: str) -> None:
@@ -65,24 +98,22 @@ class Injection:
 
     @staticmethod
     def parse(text: str) -> Injection:
-        """Read what ``str`` writes; empty for no disturbance. Raises ``InjectionError`` naming the part."""
+        """Read what ``str`` writes, and ``GRAMMAR``; empty for no disturbance. Raises ``InjectionError`` naming the part."""
         given: dict[str, tuple[float, float] | float] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
             name, _, value = part.partition("=")
-            key = name.strip().replace("-", "_")
-            if key not in (f.name for f in fields(Injection)) or "_" in name:
+            key = NAMES.get(name.strip())
+            if key is None:
                 raise InjectionError(f"injection '{part}' is unknown, expected {GRAMMAR}.")
             if key in given:
                 raise InjectionError(f"injection '{part}': {name} is given twice; leave one out.")
             if key == "delay":
-                least, dots, most = value.partition("..")
-                number = _number(part, least)
-                given[key] = (number, _number(part, most) if dots else number)
+                given[key] = _delay(part, value)
             elif key == "spike":
-                seconds, _, probability = value.partition("@")
-                given[key] = (_number(part, seconds), _number(part, probability))
+                length, _, probability = value.partition("@")
+                given[key] = (float(_time(part, length)), _probability(part, probability))
             else:
-                given[key] = _number(part, value)
+                given[key] = _probability(part, value)
         return Injection(**given)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

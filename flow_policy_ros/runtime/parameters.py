@@ -244,6 +244,31 @@ class LockstepParameters:
     seed: int = parameter(0, "Injected delays and losses are drawn from (seed, stage, stamp).", bounds=(0, 2**31 - 1))
 
 
+@dataclass(frozen=True)
+class RecorderParameters:
+    """Parameters of the recorder node, prefix ``recorder.``"""
+
+    out: str = parameter("", "Folder for the recordings, a folder for each episode in it.")
+    name: str = parameter("episode", "Beginning of an episode's folder name; a number follows.")
+    topics: str = parameter(
+        "", "Topics to record beside the robot file's, with blanks between them; * stands for any part of a name."
+    )
+    everything: bool = parameter(False, "Record every topic.")
+    compression: str = parameter("zstd", "Of the chunks in the file.", choices=("zstd", "lz4", "none"))
+    autostart: bool = parameter(False, "Begin the first episode at once, and end the node with it when the disk is full.")
+    report: str = parameter("", "JSON file with what was recorded and lost, written when the node ends; empty for none.")
+    min_free_gb: float = parameter(
+        2.0, "An episode ends, and none begins, when less than this is free on the disk.", unit="GB", bounds=(0.0, 1e6)
+    )
+    max_gb: float = parameter(
+        0.0, "All episodes of one run together are no larger than about this; 0 for no limit.", unit="GB", bounds=(0.0, 1e6)
+    )
+    queue_mb: float = parameter(
+        256.0, "What may wait in memory for a slow disk; messages beyond are dropped, counted and reported.", unit="MB",
+        bounds=(1.0, 65536.0),
+    )  # fmt: skip
+
+
 BLOCKS: dict[str, type] = {
     "perception": PerceptionParameters,
     "policy": PolicyParameters,
@@ -251,6 +276,7 @@ BLOCKS: dict[str, type] = {
     "sim": SimParameters,
     "player": PlayerParameters,
     "lockstep": LockstepParameters,
+    "recorder": RecorderParameters,
 }
 
 

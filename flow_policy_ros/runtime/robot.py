@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.controller_file import controller_joints
 from flow_policy_ros.runtime.joint_limits import JointLimits, Mimic
+from flow_policy_ros.runtime.joint_naming import JointNaming, RecordedCommands
 from flow_policy_ros.runtime.parameters import BLOCKS
 from flow_policy_ros.runtime.robot_limits import Origin, resolve_limits
+from flow_policy_ros.runtime.robot_naming import read_naming
 from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, flatten, known, names, need, read_yaml
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.runtime.urdf import Urdf, read_urdf
@@ -29,7 +31,8 @@ __all__ = ["INTERFACES", "Camera", "JointLimits", "Mimic", "Robot", "RobotFileEr
 
 INTERFACES = ("joint_trajectory", "joint_trajectory_chunk", "follow_joint_trajectory", "float64_array", "joint_state")
 KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
-        "limits", "urdf", "soft_margin", "fallback", "controller", "command_joints", "workspace", "collision")
+        "limits", "urdf", "soft_margin", "fallback", "controller", "command_joints", "workspace", "collision",
+        "joint_state_names", "joint_state_order", "recorded")
 TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
 
@@ -51,7 +54,8 @@ class Robot:
     ``joints`` are the joints that policies command and ``limits`` bounds; ``mimics`` follow some of them and are never among
     them. ``command_joints`` is what the controller is sent, in its own order: ``joints`` when empty was given, and it may
     name mimics too. ``urdf`` is a path or "". ``limits_origin[joint][kind]`` says where a limit came from. ``bodies`` are the
-    blocks ``workspace`` and ``collision`` as they were written, for ``safety.collision`` to read.
+    blocks ``workspace`` and ``collision`` as they were written, for ``safety.collision`` to read. ``naming`` says what the names in
+    joint states mean, ``recorded`` what commands in recordings are, None where the file does not say.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Robot:
     urdf: str = ""
     limits_origin: Origin = field(default_factory=dict)
     bodies: dict[str, Any] = field(default_factory=dict)
+    naming: JointNaming = field(default_factory=JointNaming)
+    recorded: RecordedCommands | None = None
 
     def __post_init__(self) -> None:
         if not self.command_joints:
@@ -144,6 +150,7 @@ def load_robot(path: str | Path) -> Robot:
     joints = _joints(robot, urdf, here)
     limits, mimics, origin = resolve_limits(robot, joints, urdf, where)
     cameras = need({"cameras": {}, **robot}, "cameras", dict, here)
+    mimicking = tuple(mimic.joint for mimic in mimics)
     interface = str(robot.get("command_interface", "joint_trajectory"))
     if interface not in INTERFACES:
         raise RobotFileError(f"{here}.command_interface is {interface!r}, expected one of {INTERFACES}.")
@@ -164,6 +171,8 @@ def load_robot(path: str | Path) -> Robot:
         urdf="" if urdf is None else urdf.path,
         limits_origin=origin,
         bodies={key: robot[key] for key in ("workspace", "collision") if key in robot},
+        naming=read_naming(robot, "joint_state", joints, mimicking, here),
+        recorded=_recorded(robot, joints, mimicking, here),
     )
 
 
@@ -226,6 +235,15 @@ def _command_joints(
             f"mimic of a joint: {extra}. The controller has to have every joint of the robot, and besides them only mimics."
         )
     return ordered
+
+
+def _recorded(robot: dict[str, Any], joints: tuple[str, ...], mimicking: tuple[str, ...], here: str) -> RecordedCommands | None:
+    if "recorded" not in robot:
+        return None
+    block, there = need(robot, "recorded", dict, here), f"{here}.recorded"
+    known(block, ("command_topic", "command_names", "command_order"), there)
+    topic = _topic({"command_topic": robot.get("command_topic", "joint_command"), **block}, "command_topic", there)
+    return RecordedCommands(topic, read_naming(block, "command", joints, mimicking, there))
 
 
 def _topic(tree: dict[str, Any], key: str, where: str) -> str:

@@ -59,13 +59,15 @@ class Observation:
     """The newest valid inputs at ``stamp`` (the joint state's), as the checkpoint's contract orders them.
 
     ``joint_position`` (J,) in the contract's joint order; ``features[stream]`` (tokens, channels);
-    ``stamps[stream]`` the header stamp of each input, ``"joint_state"`` among them.
+    ``stamps[stream]`` the header stamp of each input, ``"joint_state"`` among them. ``joint_history`` (n, J) are the positions
+    before, one for each of the contract's ``history_ns``.
     """
 
     stamp: int
     joint_position: FloatArray
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     stamps: dict[str, int] = field(default_factory=dict)
+    joint_history: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)
