@@ -84,6 +84,16 @@ rendering_libraries() {
         say "without these the simulated camera cannot render; everything else works, so the set-up goes on"
 }
 
+# One test opens the replay report in a browser, and is skipped without one; nothing else needs it.
+browser_for_tests() {
+    local name
+    for name in chromium chromium-browser google-chrome chrome; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] && apt_install chromium fonts-dejavu-core ||
+        say "without Chromium the replay report is not tested in a browser; everything else works, so the set-up goes on"
+}
+
 dependencies() {
     local pair=$1 constraints="constraints/$1.txt" files=(-r requirements/base.txt -r requirements/test.txt) pip
     pip=("$VENV/bin/python" -m pip install --no-input)
@@ -111,6 +121,7 @@ if [ -f "$STAMP" ] && [ -x "$VENV/bin/python" ]; then
 fi
 "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
 rendering_libraries
+browser_for_tests
 pair=$(pair_of_venv)
 dependencies "$pair"
 "$VENV/bin/python" -c 'import rclpy, torch, flow_policy_ros' ||

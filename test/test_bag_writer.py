@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
 from flow_policy_ros.data.bag_writer import BagWriter
-from flow_policy_ros.runtime.types import Chunk, JointState
+from flow_policy_ros.runtime.types import Chunk, Features, JointState
 
 STAMP = 1_700_000_000_123_456_789
 
 
-def test_round_trip(tmp_path):
+def test_round_trip(tmp_path: Path) -> None:
     names = ("a", "b")
     positions = np.arange(6.0).reshape(3, 2)
     picture = np.full((32, 48, 3), (200, 30, 60), dtype=np.uint8)
@@ -20,6 +22,7 @@ def test_round_trip(tmp_path):
         bag.joint_state(JointState(STAMP, names, np.array([0.1, -0.2]), np.array([1.0, 2.0])))
         bag.command(STAMP + 1, names, np.array([0.3, 0.4]), np.zeros(2))
         bag.image(STAMP + 2, picture)
+        bag.features(Features(STAMP + 2, "objects", np.array([[0.5, -1.0]], np.float32)), STAMP + 4)
         bag.chunk(Chunk(STAMP + 3, 20_000_000, names, positions))
     with AnyReader([tmp_path / "bag"]) as reader:
         read = {c.topic: (t, reader.deserialize(raw, c.msgtype)) for c, t, raw in reader.messages()}
@@ -30,12 +33,44 @@ def test_round_trip(tmp_path):
     chunk = read["/policy/chunk"][1]
     np.testing.assert_array_equal([p.positions for p in chunk.points], positions)
     assert [p.time_from_start.nanosec for p in chunk.points] == [0, 20_000_000, 40_000_000]
+    received, objects = read["/features/objects"]
+    assert (received, objects.header.frame_id, objects.data.view("<f4").tolist()) == (STAMP + 4, "objects", [0.5, -1.0])
     import cv2
 
-    image = cv2.imdecode(read["/camera/image_raw/compressed"][1].data, cv2.IMREAD_COLOR)[..., ::-1]
+    image = np.asarray(cv2.imdecode(read["/camera/image_raw/compressed"][1].data, cv2.IMREAD_COLOR))[..., ::-1]
     assert image.shape == picture.shape and np.abs(image.astype(int) - picture).mean() < 3
 
 
-def test_an_existing_bag_is_not_overwritten(tmp_path):
+def test_an_existing_bag_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists already"):
         BagWriter(tmp_path)
+
+
+def test_a_demonstration_becomes_a_bag(tmp_path: Path) -> None:
+    from flow_policy_ros.evaluation.bag import write_demonstration
+    from flow_policy_ros.evaluation.demonstrate import Recording
+
+    stamps, rows = STAMP + 10_000_000 * np.arange(5), np.arange(10.0).reshape(5, 2)
+    objects = np.arange(15, dtype=np.float32).reshape(5, 1, 3)
+    write_demonstration(tmp_path / "bag", Recording(0, True, stamps, rows, rows + 1, rows + 2, objects, {}), ("a", "b"))
+    with AnyReader([tmp_path / "bag"]) as reader:
+        read = [(c.topic, t, reader.deserialize(raw, c.msgtype)) for c, t, raw in reader.messages()]
+    assert [t for topic, t, _ in read if topic == "/joint_states"] == stamps.tolist()
+    np.testing.assert_array_equal([m.position for topic, _, m in read if topic == "/joint_states"], rows)
+    commands = [m for topic, _, m in read if topic == "/command/executed"]
+    np.testing.assert_array_equal([m.position for m in commands], rows + 1)  # what was executed, not what was meant
+    np.testing.assert_allclose([m.velocity for m in commands], [[0, 0], *[[200, 200]] * 4], rtol=1e-3)
+    np.testing.assert_array_equal([m.data.view("<f4") for topic, _, m in read if topic == "/features/objects"], objects[:, 0])
+
+
+def test_an_episode_of_a_policy_has_its_object_state(tmp_path: Path) -> None:
+    from flow_policy_ros.evaluation.bag import write_bag
+    from flow_policy_ros.evaluation.record import EpisodeRecord
+
+    stamps, rows = STAMP + 10_000_000 * np.arange(3), np.arange(6.0).reshape(3, 2)
+    seen = [Features(stamp, "objects", np.full((1, 2), k, np.float32)) for k, stamp in enumerate(stamps.tolist())]
+    write_bag(tmp_path / "bag", EpisodeRecord(0, True, 1, ("a", "b"), stamps, rows, rows, ["active"] * 3, [], [], features=seen))
+    with AnyReader([tmp_path / "bag"]) as reader:
+        read = [(t, reader.deserialize(raw, c.msgtype).data.view("<f4").tolist()) for c, t, raw in reader.messages()
+                if c.topic == "/features/objects"]
+    assert read == [(stamp, [k, k]) for k, stamp in enumerate(stamps.tolist())]

@@ -35,8 +35,34 @@ def test_blanks_and_order_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("delay=120ms±40,drop=2%", "delay=0.08..0.16,drop-chunks=0.02"),
+        ("delay=120ms±40ms", "delay=0.08..0.16"),
+        ("delay=0.12+-0.04", "delay=0.08..0.16"),
+        ("delay=20ms..0.08s", "delay=0.02..0.08"),
+        ("delay=50us", "delay=5e-05"),
+        ("spike=300ms@5%,drop-frames=10%", "spike=0.3@0.05,drop-frames=0.1"),
+    ],
+)
+def test_units_percent_and_plus_minus(text, written) -> None:
+    injection = Injection.parse(text)
+    assert str(injection) == written
+    assert Injection.parse(written) == injection
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("delay=20ms±40", "'delay': -0.02 s is given, expected 0 to 10"),
+        ("delay=120±40ms", "'delay': 119.96 s is given, expected 0 to 10"),
+        ("delay=20ms±-4", "'-4' after ± is given, expected zero or more"),
+        ("delay=inf±inf", "inf is given"),
+        ("delay=2%", "'2%' is no number"),
+        ("delay=ms", "'ms' is no number"),
+        ("drop=3ms", "'3ms' is no number"),
+        ("drop=120%", "'drop-chunks': 1.2 as a probability is given"),
+        ("drop=0.1,drop-chunks=0.2", "drop-chunks is given twice"),
         ("0.2", "'0.2' is unknown, expected delay=SECONDS"),
         ("delay=0.2,dealy=0.1", "'dealy=0.1' is unknown"),
         ("drop_chunks=0.1", "'drop_chunks=0.1' is unknown"),

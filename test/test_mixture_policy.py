@@ -182,7 +182,7 @@ def test_resume_is_identical(folders, tmp_path):
 
 def test_folders_that_do_not_go_together_are_refused(folders, tmp_path, capsys):
     assert main(arguments([folders[0], folders[0]], tmp_path / "run", "--steps", "1")) == 2
-    assert "--data has several folders of the robots ['hand']" in capsys.readouterr().err
+    assert f"--data names ['{folders[0]}'] twice" in capsys.readouterr().err
     assert main(arguments([folders[0], tmp_path], tmp_path / "run", "--steps", "1")) == 2
     assert f"{tmp_path} holds no episodes" in capsys.readouterr().err
 

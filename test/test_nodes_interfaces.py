@@ -90,6 +90,7 @@ CASES = {
     ),
     "sim, lockstep": Case("sim_node", (STEP, TRAJECTORY), LOCKSTEP),
     "player": Case("player_node", (STEP, RAW), {**LOCKSTEP, "player__features": "objects"}),
+    "recorder": Case("recorder_node", ()),
     "sim, real time": Case("sim_node", (TRAJECTORY,), {"sim__realtime": True}),
 }
 
@@ -117,6 +118,8 @@ def start(case: Case, launcher: Launcher, folder: Path, root: Path) -> dict[str,
         streams = ["objects"]
     elif case.node == "sim_node":
         pytest.importorskip("mujoco")
+    elif case.node == "recorder_node":
+        parameters["recorder__out"] = folder / "bags"
     launcher.node(case.node, robot_file, **parameters)
     camera = robot.cameras[0].topic
     return {

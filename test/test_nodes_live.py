@@ -41,9 +41,9 @@ def test_perception(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
 
     ears.connected(camera)
     broken = image_to_message(np.zeros((48, 64, 3), np.uint8), 1)
-    broken.encoding = "yuv422"
+    broken.encoding = "rgb16"
     with ears.insisting(lambda: camera.publish(broken)):
-        diagnostics.wait_for(lambda s: int(values(s).get("rejections.MessageError", 0)) > 0)
+        diagnostics.wait_for(lambda s: int(values(s).get("rejections.ImageError", 0)) > 0)
     assert not features.messages
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     with ears.insisting(lambda: camera.publish(image_to_message(image, 123_456_789_012))):

@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.ros.images import (
     camera_info_to_message,
+    encoded_from_message,
     features_from_message,
     features_to_message,
     image_from_message,
@@ -149,31 +150,24 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def test_image_encodings() -> None:
+def test_pictures_of_our_own() -> None:
     rgb = picture()
     message = over_the_wire(image_to_message(rgb, 99, "front"))
     assert from_time(message.header.stamp) == 99 and message.header.frame_id == "front"
     assert np.array_equal(image_from_message(message), rgb)
-    bgr = Image(height=5, width=7, encoding="bgr8", step=21, data=rgb[..., ::-1].tobytes())
-    assert np.array_equal(image_from_message(bgr), rgb)
-    padded = np.zeros((5, 10), dtype=np.uint8)
-    padded[:, :7] = rgb[..., 0]
-    mono = image_from_message(Image(height=5, width=7, encoding="mono8", step=10, data=padded.tobytes()))
-    assert all(np.array_equal(mono[..., c], rgb[..., 0]) for c in range(3))
-    with pytest.raises(MessageError, match="yuv422"):
-        image_from_message(Image(height=5, width=7, encoding="yuv422", step=14, data=bytes(70)))
+    with pytest.raises(MessageError, match="bgr8"):
+        image_from_message(Image(height=5, width=7, encoding="bgr8", step=21, data=bytes(105)))
     with pytest.raises(MessageError, match="bytes"):
         image_from_message(Image(height=5, width=7, encoding="rgb8", step=21, data=bytes(100)))
 
 
-def test_compressed_images() -> None:
-    cv2 = pytest.importorskip("cv2")
-    rgb = picture()
-    png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
-    assert np.array_equal(image_from_message(CompressedImage(format="png", data=png)), rgb)
-    for broken in (b"", b"not a picture"):
-        with pytest.raises(MessageError, match="cannot be decoded"):
-            image_from_message(CompressedImage(format="jpeg", data=broken))
+def test_pictures_of_cameras_pass_as_they_are() -> None:
+    sent = over_the_wire(Image(height=2, width=3, encoding="16UC1", step=8, is_bigendian=1, data=bytes(range(16))))
+    image = encoded_from_message(sent)
+    assert (image.encoding, image.height, image.width, image.step, image.big_endian) == ("16UC1", 2, 3, 8, True)
+    assert bytes(image.data) == bytes(range(16))
+    compressed = encoded_from_message(over_the_wire(CompressedImage(format="16UC1; png compressed", data=b"abc")))
+    assert (compressed.encoding, bytes(compressed.data)) == ("compressed", b"abc")
 
 
 def test_camera_info() -> None:

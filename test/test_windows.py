@@ -5,10 +5,15 @@ import pytest
 
 from flow_policy_ros.data.episodes import Episode, EpisodeError
 from flow_policy_ros.data.mixture import Mixture
-from flow_policy_ros.data.statistics import VectorStatistics
-from flow_policy_ros.data.windows import Windows
+from flow_policy_ros.data.recording import Recording, Stream
+from flow_policy_ros.data.statistics import StatisticsBuilder, VectorStatistics
+from flow_policy_ros.data.windows import Ages, Windows
+from flow_policy_ros.runtime.buffers import ObservationAssembler, Stale, StampedBuffer
+from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.runtime.types import Features, JointState
 
 DT = 10
+MS = 1_000_000
 
 
 def make_episode(start, ticks, images=(), offset=0.0, joints=("a", "b")):
@@ -160,3 +165,252 @@ def test_of_a_first_stream_every_sample_has_its_own_episodes_first_features() ->
     windows = Windows([episode(0, 6, 10.0), episode(1, 9, 20.0)], ["s"], 2, 10_000_000, (0.0, 0.1), ["s"])
     batch = windows.gather(windows.samples(0, 0))
     assert batch.features["s"].ravel().tolist() == [10.0] * 6 + [20.0] * 9
+
+
+# Recordings: nothing is on a grid.
+
+
+def recording(stamps, commands, values=None, *, joints=("a", "b"), streams=None, source="bag", received=None):
+    """``commands`` are instants; both joints were told ``values`` (default: the instant) and measured at their stamp."""
+    stamps, commands = np.array(stamps, dtype=np.int64), np.array(commands, dtype=np.int64)
+    told = commands.astype(np.float64) if values is None else np.array(values, dtype=np.float64)
+    return Recording(
+        joints, stamps, stamps if received is None else np.array(received, dtype=np.int64),
+        np.repeat(stamps[:, None].astype(np.float64), len(joints), axis=1), commands,
+        np.repeat(told[:, None], len(joints), axis=1), streams or {}, robot="hand", source=source,
+    )  # fmt: skip
+
+
+def chunks(windows):
+    samples = windows.samples(0, 0)
+    batch = windows.gather(samples)
+    return samples.ticks.tolist(), batch.actions[:, :, 0], batch.mask
+
+
+def test_a_chunk_is_the_commands_at_its_points():
+    """Commands at 0, 30, 60, 100: exact there, straight lines between them, nothing before the first or past the last."""
+    told = recording([-5, 0, 15, 60, 95, 100, 101], [0, 30, 60, 100], [0.0, 1.5, 3.0, 1.0])
+    ticks, actions, mask = chunks(Windows([told], [], 4, 15))
+    assert ticks == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(mask, [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    np.testing.assert_allclose(actions[0], [0.0, 0.75, 1.5, 2.25])
+    np.testing.assert_allclose(actions[1], [0.75, 1.5, 2.25, 3.0])
+    np.testing.assert_allclose(actions[2], [3.0, 2.25, 1.5, 1.0])
+    np.testing.assert_allclose(actions[3], [1.25, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(actions[4], [1.0, 1.0, 1.0, 1.0])
+
+
+def test_an_angle_that_was_wrapped_is_held_and_not_run_through():
+    told = recording([0], [0, 20, 40], [3.1, -3.1, -3.0])
+    np.testing.assert_allclose(chunks(Windows([told], [], 5, 10))[1], [[3.1, 3.1, -3.1, -3.05, -3.0]])
+
+
+def test_at_the_instant_of_a_command_a_chunk_is_that_command_exactly():
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal(50) * 10.0 ** generator.integers(-12, 12, 50)
+    stamps = np.cumsum(generator.integers(1, 9, 50)) * 4
+    ticks, actions, mask = chunks(Windows([recording(stamps, stamps, values)], [], 60, 4))
+    exact = np.isin(stamps[ticks][:, None] + 4 * np.arange(60), stamps) & mask
+    wanted = dict(zip(stamps.tolist(), values, strict=True))
+    assert exact.sum() > 200
+    for row, column in np.argwhere(exact):
+        assert actions[row, column] == wanted[stamps[ticks[row]] + 4 * column]
+
+
+def test_a_chunk_ends_at_a_gap_of_the_commands():
+    """Silence from 20 to 80: nothing is interpolated across it, nothing begins in it, and the next motion has its own end."""
+    told = recording([0, 10, 20, 30, 79, 80, 90], [0, 10, 20, 80, 90])
+    ticks, actions, mask = chunks(Windows([told], [], 3, 10, max_gap_s=50e-9))
+    assert ticks == [0, 1, 2, 5, 6]
+    np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(actions, [[0, 10, 20], [10, 20, 20], [20, 20, 20], [80, 90, 90], [90, 90, 90]])
+    assert chunks(Windows([told], [], 3, 10, max_gap_s=60e-9))[0] == list(range(7))
+    _, actions, mask = chunks(Windows([told], [], 9, 10, max_gap_s=50e-9))
+    assert (actions[:3][~mask[:3]] == 20).all()  # even where the next motion has begun
+
+
+def test_recordings_do_not_run_into_each_other():
+    both = [recording([0, 10], [0, 10]), recording([20, 30], [20, 30], joints=("b", "a")), recording([40], [])]
+    ticks, actions, mask = chunks(Windows(both, [], 4, 10, joints=("b", "a")))
+    assert ticks == [0, 1, 2, 3]
+    np.testing.assert_array_equal(actions[1], [10, 10, 10, 10])
+    np.testing.assert_array_equal(mask[2], [1, 1, 0, 0])
+    with pytest.raises(EpisodeError, match="joints"):
+        Windows([*both, make_episode(0, 3)], [], 4, 10)
+
+
+def test_an_overtaken_joint_state_is_no_anchor_and_an_old_input_makes_no_sample():
+    """Header stamps 10, 30, 20 received at 11, 31, 32: at 32 the robot would still go by 30."""
+    late = recording([10, 30, 20], range(0, 200, 10), received=[11, 31, 32])
+    assert Windows([late], [], 2, 10).samples(0, 0).ticks.tolist() == [0, 1]
+    old = recording([10, 30, 40], range(0, 200, 10), received=[11, 50, 51])
+    assert Windows([old], [], 2, 10, ages=Ages(joint_state_s=15e-9)).samples(0, 0).ticks.tolist() == [0, 2]
+    assert Windows([recording([10, 90], range(0, 200, 10), received=[11, 50])], [], 2, 10,
+                   ages=Ages(joint_state_s=15e-9)).samples(0, 0).ticks.tolist() == [0]  # fmt: skip
+    seen = Stream(np.array([5, 8]), np.array([6, 40]), np.arange(2, dtype=np.float32).reshape(2, 1, 1))
+    eye = recording([10, 20, 40, 50], range(0, 200, 10), streams={"eye": seen})
+    windows = Windows([eye], ["eye"], 2, 10, ages=Ages(features_s=32e-9))
+    batch = windows.gather(windows.samples(0, 0))
+    assert windows.samples(0, 0).ticks.tolist() == [0, 1, 2] and batch.features["eye"].ravel().tolist() == [0.0, 0.0, 1.0]
+
+
+def test_history_is_what_was_known_then_and_at_the_start_the_oldest():
+    told = recording([0, 10, 20, 30, 40], range(0, 200, 10))
+    batch = (windows := Windows([told], [], 2, 10, history_ns=(-25, -10))).gather(windows.samples(0, 0))
+    np.testing.assert_array_equal(batch.joint_history[:, :, 0], [[0, 0], [0, 0], [0, 10], [0, 20], [10, 30]])
+    later = recording([1000, 1010], range(1000, 1200, 10))
+    batch = (windows := Windows([told, later], [], 2, 10, history_ns=(-25, -10))).gather(windows.samples(0, 0))
+    np.testing.assert_array_equal(batch.joint_history[5:, :, 0], [[1000, 1000], [1000, 1000]])
+    assert (w := Windows([told], [], 2, 10)).gather(w.samples(0, 0)).joint_history is None
+
+
+# The robot's own assembler, fed with the same inputs as they came.
+
+OFFSETS = (-90 * MS, -40 * MS)
+
+
+def jittered(generator, ticks=150):
+    """States at about 100 Hz and pictures of two cameras at about 20 Hz; each late by its own delay, so that some overtake others
+    and some come too late."""
+
+    def arrivals(period, count, late):
+        stamps = 1_000 * MS + np.cumsum(generator.integers(period // 2, 2 * period, count)) + generator.integers(0, 200 * MS)
+        received = stamps + generator.integers(0, late, count) * (generator.random(count) < 0.8)
+        order = np.argsort(received, kind="stable")
+        return stamps[order], received[order]
+
+    stamps, received = arrivals(8 * MS, ticks, 30 * MS)
+    streams = {}
+    for name in ("eye", "ear"):
+        seen, arrived = arrivals(40 * MS, ticks // 4, 160 * MS)
+        streams[name] = Stream(seen, arrived, generator.standard_normal((ticks // 4, 2, 3)).astype(np.float32))
+    position = generator.standard_normal((ticks, 2))
+    told = np.arange(900 * MS, 5_000 * MS, 7 * MS)
+    return Recording(("a", "b"), stamps, received, position, told, np.zeros((len(told), 2)), streams, robot="hand")
+
+
+def observed(told, delay_ns, ages, history_ns, first):
+    """{joint state: observation} that the assembler gives at its receipt, where it is the newest by then."""
+    streams = tuple(StreamContract(n, 2, 3, {}, moment="first" if n in first else "newest") for n in sorted(told.streams))
+    contract = Contract("hand", ("b", "a"), ("b", "a"), 20 * MS, 4, streams, history_ns)
+    assembler = ObservationAssembler(contract, ages.joint_state_s, ages.features_s)
+    inputs = [(t, 1, "", k) for k, t in enumerate(told.received.tolist())]
+    inputs += [(t + delay_ns, 0, n, k) for n, s in told.streams.items() for k, t in enumerate(s.received.tolist())]
+    found = {}
+    for now, _, name, k in sorted(inputs, key=lambda entry: entry[:2]):
+        if name:
+            stream = told.streams[name]
+            assembler.on_features(Features(int(stream.stamps[k]), name, stream.values[k]), now)
+            continue
+        assembler.on_joint_state(JointState(int(told.stamps[k]), told.joints, told.position[k]), now)
+        observation = assembler.observe(now)
+        if not isinstance(observation, Stale) and observation.stamp == told.stamps[k]:
+            found[k] = observation
+    return found
+
+
+@pytest.mark.parametrize("first", [(), ("eye",)])
+@pytest.mark.parametrize("history_ns", [(), OFFSETS])
+@pytest.mark.parametrize("delay_ns", [0, 60 * MS])
+def test_windows_observe_what_the_robot_would(first, history_ns, delay_ns):
+    """Bit for bit, and at the same joint states, whatever comes late or out of order."""
+    ages = Ages(0.02, 0.2)
+    used = refused = fell_back = 0
+    for seed in range(8):
+        told = jittered(np.random.default_rng(seed))
+        expected = observed(told, delay_ns, ages, history_ns, first)
+        windows = Windows([told], ["ear", "eye"], 4, 20 * MS, (delay_ns / 1e9, delay_ns / 1e9), first,
+                          history_ns=history_ns, ages=ages, joints=("b", "a"))  # fmt: skip
+        samples = windows.samples(0, 0)
+        batch = windows.gather(samples)
+        assert samples.ticks.tolist() == sorted(expected)
+        for row, tick in enumerate(samples.ticks.tolist()):
+            theirs = expected[tick]
+            np.testing.assert_array_equal(batch.joint_position[row], theirs.joint_position)
+            for name in ("eye", "ear"):
+                np.testing.assert_array_equal(batch.features[name][row], theirs.features[name])
+            if history_ns:
+                np.testing.assert_array_equal(batch.joint_history[row], theirs.joint_history)
+                fell_back += int(told.stamps[tick] + OFFSETS[0] < told.stamps.min())
+        used, refused = used + len(expected), refused + len(told.stamps) - len(expected)
+    assert used > 200 and refused > 200 and (fell_back > 5 or not history_ns or delay_ns)
+
+
+def test_drawn_delays_lie_between_the_bounds_and_differ():
+    """What each sample sees is what the robot's buffer shows with some delay between the bounds, and not always the same one."""
+    told, low, high = jittered(np.random.default_rng(1)), 10 * MS, 60 * MS
+    buffer = StampedBuffer()
+    for k, (stamp, received) in enumerate(zip(*told.streams["eye"][:2], strict=True)):
+        buffer.put(k, int(stamp), int(received))
+    windows = Windows([told], ["eye"], 4, 20 * MS, (low / 1e9, high / 1e9))
+    differing = 0
+    for epoch in range(3):
+        samples = windows.samples(0, epoch)
+        assert len(samples.ticks) > 60
+        for tick, row in zip(samples.ticks.tolist(), samples.rows["eye"].tolist(), strict=True):
+            now = int(told.received[tick])
+            turns = [now - t for t in told.streams["eye"].received.tolist() if low <= now - t <= high]
+            shown = {buffer.latest(now - delay).item for delay in (low, high, *turns) if buffer.latest(now - delay)}
+            assert row in shown
+            differing += int(row != buffer.latest(now - low).item)
+    assert 30 < differing < 200
+
+
+# Mixtures with weights.
+
+
+def test_sources_have_the_shares_that_were_asked_for():
+    """100 and 300 samples at 3 : 1 make 300 and 100 of 400: three times each of the first, some of the second, others next time."""
+    sizes, weights = (100, 300), (3.0, 1.0)
+    two = [Windows([make_episode(0, n, offset=1000.0 * k)], [], 1, DT) for k, n in enumerate(sizes)]
+    mixture = Mixture(two, [0, 0], weights)
+    drawn = [[], []]
+    for epoch in range(2):
+        parts = [part for parts in mixture.batches(3, epoch, 40) for part in parts]
+        assert {number for number, _ in parts} == {0}  # the embodiment
+        positions = np.concatenate([batch.joint_position[:, 0] for _, batch in parts]).astype(int)
+        assert len(positions) == 400 and (positions < 1000).sum() == 300
+        assert (np.bincount(positions[positions < 1000]) == 3).all()
+        drawn[epoch] = positions[positions >= 1000].tolist()
+        assert len(set(drawn[epoch])) == 100
+    assert set(drawn[0]) != set(drawn[1])
+    resumed = next(mixture.batches(3, 1, 40, start=7))
+    expected = list(mixture.batches(3, 1, 40))[7]
+    for (_, ours), (_, theirs) in zip(resumed, expected, strict=True):
+        np.testing.assert_array_equal(ours.joint_position, theirs.joint_position)
+    first = next(mixture.batches(3, 0, 400))
+    assert [len(batch.mask) for _, batch in first] == [300, 100]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.2, 5.0, 1.3), (1e-6, 1.0, 1.0)])
+def test_shares_add_up_to_an_epoch(weights):
+    sizes = (7, 50, 13)
+    mixture = Mixture([Windows([make_episode(0, n)], [], 1, DT) for n in sizes], weights=weights)
+    counts = np.zeros(3)
+    for number, batch in next(mixture.batches(0, 0, sum(sizes))):
+        counts[number] += len(batch.mask)
+    assert counts.sum() == sum(sizes)
+    np.testing.assert_allclose(counts, np.array(weights) / sum(weights) * sum(sizes), atol=1.0)
+
+
+def test_statistics_of_parts_are_those_of_the_whole():
+    """Exactly while all fits; beyond that mean and deviation to rounding and quantiles nearly. A dead dimension stays dead."""
+    generator = np.random.default_rng(0)
+    values = np.stack([generator.standard_normal(30_000) * 3 + 100, np.full(30_000, 7.0), np.arange(30_000) % 16], axis=1)
+    whole = VectorStatistics.of(values)
+    exact, thinned = StatisticsBuilder(), StatisticsBuilder(most_bytes=100_000)
+    for part in np.array_split(values, 13):
+        exact.add(part)
+        thinned.add(part)
+    for name in ("count", "mean", "std", "low", "high"):
+        np.testing.assert_array_equal(getattr(exact.result(), name), getattr(whole, name))
+    found = thinned.result()
+    assert found.count == 30_000 and found.std[1] == 0 and found.low[1] == found.high[1] == 7
+    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.std, whole.std, rtol=1e-9)
+    np.testing.assert_allclose(found.low, whole.low, atol=0.5)
+    np.testing.assert_allclose(found.high, whole.high, atol=0.5)
+    with pytest.raises(ValueError, match="expected"):
+        StatisticsBuilder().result()
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        StatisticsBuilder().add(np.full((2, 2), np.nan))

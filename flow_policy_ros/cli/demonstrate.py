@@ -18,6 +18,8 @@ class Arguments:
     """Folder with <task>_expert.npz (published DAPG expert weights)."""
     out: Path
     """Folder for the episodes, one .npz each."""
+    bags: Path | None = None
+    """Folder for a rosbag2 (MCAP) of each episode as well: joint states, executed commands, object state."""
     task: str = "door"
     """door, hammer, pen or relocate."""
     robot: Path | None = None
@@ -49,6 +51,7 @@ def record(arguments: Arguments) -> int:
     from rich.progress import track
 
     from flow_policy_ros.cli.outputs import make_folder
+    from flow_policy_ros.evaluation.bag import write_demonstration
     from flow_policy_ros.evaluation.demonstrate import demonstrate
     from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.parameters import CommandParameters, check
@@ -67,6 +70,7 @@ def record(arguments: Arguments) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     make_folder("--out", arguments.out)
+    make_folder("--bags", arguments.bags)
     kept, seed = 0, arguments.seed
     for _ in track(range(arguments.episodes), description=f"recording {arguments.task}"):
         while True:
@@ -80,6 +84,8 @@ def record(arguments: Arguments) -> int:
                 return 1
         episode = recording.episode(arguments.task, robot.name, robot.joints)
         episode.save(arguments.out / f"episode_{recording.seed:06d}.npz")
+        if arguments.bags is not None:
+            write_demonstration(arguments.bags / f"episode_{recording.seed:06d}", recording, robot.joints)
         kept += 1
     print(f"{kept} episodes from {seed - arguments.seed} tries in {arguments.out}")
     return 0

@@ -61,7 +61,7 @@ class Arguments:
     out: Path | None = None
     """Folder for a report with video; pictures are kept only with it or with --bag."""
     bag: Path | None = None
-    """Folder for one rosbag2 (MCAP) per episode: camera, joint states, set-points, chunks."""
+    """Folder for one rosbag2 (MCAP) per episode: camera, joint states, object state, set-points, chunks."""
     json: Path | None = None
     """Write the figures to this file."""
 

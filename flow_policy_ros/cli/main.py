@@ -18,6 +18,7 @@ BUG = 70
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("flow_policy_ros.cli.demo", "watch the simulated hand at work: nodes as processes, over DDS"),
     "evaluate": ("flow_policy_ros.cli.evaluate", "measure a checkpoint's success in lockstep episodes"),
+    "replay": ("flow_policy_ros.cli.replay", "run a policy over recordings and judge whether it may run on the robot"),
     "train": ("flow_policy_ros.cli.train", "train a policy on recorded episodes"),
     "distill": ("flow_policy_ros.cli.distill", "distil a policy to one solver step (reflow)"),
     "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
@@ -25,7 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "take-over": ("flow_policy_ros.cli.take_over", "record the expert taking over from a policy (DAgger)"),
     "featurize": ("flow_policy_ros.cli.featurize", "add the detector's features to recorded episodes"),
     "bench": ("flow_policy_ros.cli.bench", "measure sampling, training, success, and the flow maths against others"),
+    "record": ("flow_policy_ros.cli.record", "record a robot's topics, an episode a bag, on keys or services"),
     "fuzz": ("flow_policy_ros.cli.fuzz", "throw random and malformed input at the safety stage and check every set-point"),
+    "convert": ("flow_policy_ros.cli.convert", "convert recordings to LeRobot datasets, and back to bags or episodes"),
+    "inspect": ("flow_policy_ros.cli.inspect", "say what is in a recording, checkpoint or robot file, and whether they fit"),
     "params": ("flow_policy_ros.cli.params", "print the reference page of the nodes: parameters, topics, states, faults"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }

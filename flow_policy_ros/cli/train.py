@@ -1,4 +1,4 @@
-"""``flow_policy train``: episodes in, checkpoint folder out."""
+"""``flow_policy train``: recordings in, checkpoint folder out."""
 
 # No postponed annotations here: tyro could not resolve those of a class that is local to a function.
 import json
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-HELP = "train a vector flow policy on recorded episodes"
+HELP = "train a vector flow policy on episodes, bags and LeRobot folders"
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
 
     @dataclass(frozen=True)
     class Arguments:
-        """Train a vector flow policy on recorded episodes and write a checkpoint folder."""
+        """Train a vector flow policy on recordings and write a checkpoint folder."""
 
         config: Annotated[TrainConfig, tyro.conf.arg(name="")]
         json: Path | None = None

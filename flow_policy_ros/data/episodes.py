@@ -1,6 +1,7 @@
 """Episodes on disk: what one recording holds, one ``.npz`` file each, never pickled.
 
-Cutting episodes into training samples lives in ``windows``; converting bags into episodes lives elsewhere.
+Recordings that are on no regular grid, and the form in which all are trained on, live in ``recording``; cutting them into
+training samples lives in ``windows``.
 """
 
 from __future__ import annotations
@@ -91,9 +92,12 @@ class Episode:
     @staticmethod
     def load(path: str | Path) -> Episode:
         """Read an episode file. Raises ``EpisodeError`` naming the file and what is wrong with it."""
+        return Episode.of_content(path, read_npz(path))
+
+    @staticmethod
+    def of_content(path: str | Path, content: dict[str, NDArray[Any]]) -> Episode:
+        """What ``read_npz`` read from ``path``. Raises ``EpisodeError`` naming the file and what is wrong with it."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                content = {name: archive[name] for name in archive.files}
             if int(content["format"]) != _FORMAT:
                 raise EpisodeError(f"episode file format is {content['format']}, expected {_FORMAT}; record it again.")
             streams = {
@@ -112,12 +116,29 @@ class Episode:
                 sim_state={n.removeprefix("sim_state/"): v for n, v in content.items() if n.startswith("sim_state/")},
                 **{name: content[name] for name in _ARRAYS if name != "joints"},
             )
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
-            raise EpisodeError(f"episode file {path} cannot be read: {error}. Record it again or remove it.") from error
         except KeyError as error:
             raise EpisodeError(f"episode file {path} lacks the array {error}; record it again.") from error
-        except ValueError as error:  # also EpisodeError, and numpy's refusal of a pickled array
+        except ValueError as error:
             raise EpisodeError(f"episode file {path}: {error}") from error
+
+
+def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Every array of a ``.npz`` file. Raises ``EpisodeError`` naming a file that cannot be read, or holds pickled objects."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise EpisodeError(f"episode file {path} cannot be read: {error}. Record it again or remove it.") from error
+    except (ValueError, AttributeError) as error:  # numpy's refusal of a pickled array; a bare array instead of an archive
+        raise EpisodeError(f"episode file {path}: {error}") from error
+
+
+def no_episodes(folder: Path) -> EpisodeError:
+    """What is raised of a folder without any."""
+    return EpisodeError(
+        f"folder {folder} holds no episodes (*.npz). Record some with `flow_policy demonstrate`, or give the "
+        "folder that they are in."
+    )
 
 
 def load_episodes(folder: str | Path) -> list[Episode]:
@@ -125,10 +146,7 @@ def load_episodes(folder: str | Path) -> list[Episode]:
     folder = Path(folder)
     paths = sorted(folder.glob("*.npz"))
     if not paths:
-        raise EpisodeError(
-            f"folder {folder} holds no episodes (*.npz). Record some with `flow_policy demonstrate`, or give the "
-            "folder that they are in."
-        )
+        raise no_episodes(folder)
     return [Episode.load(path) for path in paths]
 
 

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 
 from flow_policy_ros.runtime.types import FloatArray
 
+MOST_BYTES = 1 << 29
+"""Rows that statistics are taken of at once; a set of this size has quantiles to four digits."""
+
 
 @dataclass(frozen=True)
 class VectorStatistics:
@@ -23,10 +26,56 @@ class VectorStatistics:
     @staticmethod
     def of(values: ArrayLike) -> VectorStatistics:
         """Statistics of ``values`` (N, D), N at least 1. Raises ``ValueError`` for another shape, NaN or Inf."""
-        rows = np.asarray(values, dtype=np.float64)
-        if rows.ndim != 2 or len(rows) == 0:
-            raise ValueError(f"values have shape {rows.shape}, expected (N, D) with N at least 1.")
-        if not np.isfinite(rows).all():
-            raise ValueError("values hold NaN or Inf, expected finite numbers.")
+        rows = _rows(values)
         low, high = np.quantile(rows, (0.01, 0.99), axis=0)
         return VectorStatistics(len(rows), rows.mean(axis=0), rows.std(axis=0), low, high)
+
+
+class StatisticsBuilder:
+    """Statistics of rows that come in parts: exactly ``VectorStatistics.of`` all of them while they fit into ``most_bytes``.
+
+    Beyond it mean and deviation stay exact to rounding (merged part by part: Chan et al., 1979), and the quantiles are those
+    of a random half, quarter, … of the rows, always the same one.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._generator = np.random.default_rng(0)
+        self._kept: list[FloatArray] = []
+        self._share = 1.0
+        self._count, self._mean, self._squares = 0, np.zeros(0), np.zeros(0)
+
+    def add(self, values: ArrayLike) -> None:
+        """More rows (n, D), n above zero. Raises ``ValueError`` for another shape, NaN or Inf."""
+        rows = _rows(values)
+        mean, squares = rows.mean(axis=0), rows.var(axis=0) * len(rows)
+        before, self._count = self._count, self._count + len(rows)
+        if before == 0:
+            self._mean, self._squares = mean, squares
+        else:
+            apart = mean - self._mean
+            self._squares = self._squares + squares + apart**2 * (before * len(rows) / self._count)
+            self._mean = self._mean + apart * (len(rows) / self._count)
+        self._kept.append(self._thinned(rows, self._share))
+        while sum(kept.nbytes for kept in self._kept) > self._most_bytes:
+            self._share /= 2
+            self._kept = [np.concatenate([self._thinned(kept, 0.5) for kept in self._kept])]
+
+    def result(self) -> VectorStatistics:
+        """Of everything added. Raises ``ValueError`` when nothing was."""
+        kept = VectorStatistics.of(np.concatenate(self._kept) if self._kept else np.zeros((0, 0)))
+        if self._share == 1.0:
+            return kept
+        return VectorStatistics(self._count, self._mean, np.sqrt(self._squares / self._count), kept.low, kept.high)
+
+    def _thinned(self, rows: FloatArray, share: float) -> FloatArray:
+        return rows if share == 1.0 else rows[self._generator.random(len(rows)) < share]
+
+
+def _rows(values: ArrayLike) -> FloatArray:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ValueError(f"values have shape {rows.shape}, expected (N, D) with N at least 1.")
+    if not np.isfinite(rows).all():
+        raise ValueError("values hold NaN or Inf, expected finite numbers.")
+    return rows

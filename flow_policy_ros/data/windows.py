@@ -1,37 +1,42 @@
-"""Training samples cut from episodes: the observation that the robot would have had at a tick, and the chunk after it.
+"""Training samples cut from recordings: the observation that the robot would have had at an instant, and the chunk after it.
 
-All arrays of all episodes lie end to end, so that a batch is a handful of gathers. Normalising and augmenting are done
-elsewhere.
+Samples are anchored at joint states: the observation is made when one is received, and the chunk is stamped with its header
+stamp, as ``runtime.buffers`` and ``runtime.policy_loop`` do it live. All arrays of all recordings lie end to end, so that a
+batch is a handful of gathers. Normalising and augmenting are done elsewhere.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flow_policy_ros.data.arrivals import Arrivals, Indices
+from flow_policy_ros.data.chunk_rows import MAX_GAP_S, ChunkTable
 from flow_policy_ros.data.episodes import Episode, EpisodeError
+from flow_policy_ros.data.recording import Recording, Stream
 from flow_policy_ros.runtime.types import FloatArray
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
     """``joint_position`` (B, J) and ``actions`` (B, H, A) in rad or m, float64; ``features[stream]`` (B, tokens,
-    channels) float32; ``mask`` (B, H) False where the chunk is past its episode's end and repeats the last label."""
+    channels) float32; ``mask`` (B, H) False where the chunk is past the end of what was commanded and repeats the last
+    command; ``joint_history`` (B, n, J) the positions before, None when none are observed."""
 
     joint_position: FloatArray
     features: dict[str, NDArray[np.float32]]
     actions: FloatArray
     mask: NDArray[np.bool_]
+    joint_history: FloatArray | None = None
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Which samples to gather: ``ticks`` (M,) over all episodes, ``rows[stream]`` (M,) the feature seen at each."""
+    """Which samples to gather: ``ticks`` (M,) joint states over all recordings, ``rows[stream]`` (M,) the feature seen at each."""
 
     ticks: Indices
     rows: dict[str, Indices]
@@ -41,121 +46,162 @@ class Samples:
         return Samples(self.ticks[which], {name: rows[which] for name, rows in self.rows.items()})
 
 
-class Windows:
-    """Samples of ``episodes``: chunks of ``horizon`` points ``chunk_dt_ns`` apart, observing ``streams``.
+@dataclass(frozen=True)
+class Ages:
+    """Greatest ages in s, by header stamp, of what may be observed; a stamp further in the future is as bad."""
 
-    A feature is visible from its stamp + a delay on, which is drawn per sample from ``delay_s`` = (least, greatest)
-    seconds; of the streams ``of_first`` every sample has the episode's first. ``joints`` is the column order of positions
-    and actions. Raises ``EpisodeError`` for episodes that do not
-    belong together, ``ValueError`` for a chunk spacing that is no multiple of the episodes' tick.
+    joint_state_s: float = math.inf
+    features_s: float = math.inf
+
+
+class Windows:
+    """Samples of ``recordings``: chunks of ``horizon`` points ``chunk_dt_ns`` apart, observing ``streams``.
+
+    A feature is visible from its receipt + a delay on, which is drawn per sample from ``delay_s`` = (least, greatest)
+    seconds; of the streams ``of_first`` every sample has the first since the recording's beginning. ``history_ns`` are the
+    offsets of past joint states to observe. A joint state that was overtaken by a newer one is no anchor: live, nothing would
+    be computed from it. Neither is one at which something was older than ``ages``, or nothing was commanded (``ChunkTable``).
+
+    ``joints`` is the column order of positions and actions, that of the first recording unless given. Raises ``EpisodeError``
+    for recordings that do not belong together, ``ValueError`` for a chunk spacing that is no multiple of a regular grid's tick.
     """
 
     def __init__(
         self,
-        episodes: Sequence[Episode],
+        recordings: Sequence[Recording | Episode],
         streams: Sequence[str],
         horizon: int,
         chunk_dt_ns: int,
         delay_s: tuple[float, float] = (0.0, 0.0),
         of_first: Sequence[str] = (),
+        *,
+        history_ns: Sequence[int] = (),
+        ages: Ages = Ages(),
+        max_gap_s: float = MAX_GAP_S,
+        joints: Sequence[str] = (),
     ) -> None:
-        if not episodes:
+        tables = [entry if isinstance(entry, Recording) else Recording.of_episode(entry) for entry in recordings]
+        if not tables:
             raise EpisodeError("there are no episodes to cut; record some.")
-        first = episodes[0]
-        if horizon < 1 or chunk_dt_ns < 1 or chunk_dt_ns % first.dt_ns:
+        first = tables[0]
+        if horizon < 1 or chunk_dt_ns < 1 or (first.tick_ns and chunk_dt_ns % first.tick_ns):
             raise ValueError(
                 f"chunk of {horizon} points, {chunk_dt_ns} ns apart: expected at least one point and a multiple of the "
-                f"episodes' tick of {first.dt_ns} ns."
+                f"episodes' tick of {first.tick_ns} ns."
             )
         if not 0.0 <= delay_s[0] <= delay_s[1]:
             raise ValueError(f"feature delay is {delay_s} s, expected 0 <= least <= greatest.")
-        self.joints, self.horizon, self.chunk_dt_ns = first.joints, horizon, chunk_dt_ns
+        self.joints, self.horizon, self.chunk_dt_ns = tuple(joints) or first.joints, horizon, chunk_dt_ns
+        self.history_ns = tuple(history_ns)
         self.streams = {name: _stream_shape(first, name) for name in streams}
-        columns = [_columns(episode, first) for episode in episodes]
-        self._position = np.concatenate([e.position[:, c] for e, c in zip(episodes, columns, strict=True)])
-        self._label = np.concatenate([e.label[:, c] for e, c in zip(episodes, columns, strict=True)])
-        self._last = np.concatenate([np.full(len(e.stamps), k) for e, k in zip(episodes, _ends(episodes), strict=True)])
-        self._offsets = np.arange(horizon) * (chunk_dt_ns // first.dt_ns)
-        self._tick_stamps = [e.stamps for e in episodes]
-        self._stamps = {name: [_stream(e, name, self.streams[name])[0] for e in episodes] for name in streams}
-        self._values = {
-            name: np.concatenate([_stream(e, name, self.streams[name])[1] for e in episodes]) for name in streams
-        }
+        columns = [_columns(table, first, self.joints) for table in tables]
+        self._position = np.concatenate([table.position[:, c] for table, c in zip(tables, columns, strict=True)])
+        self._received = [table.received for table in tables]
+        self._chunks = ChunkTable(tables, columns, horizon, chunk_dt_ns, max_gap_s)
+        seen = [_anchors(table, ages.joint_state_s) for table in tables]
+        self._usable = np.concatenate(seen) & self._chunks.commanded
+        self._history = _history(tables, self.history_ns)
+        found = {name: [_stream(table, name, self.streams[name]) for table in tables] for name in streams}
+        self._arrivals = {name: [Arrivals(s.stamps, s.received) for s in parts] for name, parts in found.items()}
+        self._values = {name: np.concatenate([s.values for s in parts]) for name, parts in found.items()}
         self._of_first = frozenset(of_first)
+        self._features_s = ages.features_s
         self._delay_ns = (round(delay_s[0] * 1e9), round(delay_s[1] * 1e9))
 
     def samples(self, seed: int, epoch: int) -> Samples:
-        """Every tick at which each stream had something to show, in order; the delays depend on (seed, epoch) alone."""
+        """Every usable joint state at which each stream had something to show, in order; the delays depend on (seed, epoch)
+        alone."""
         generator = np.random.default_rng([seed, epoch, 1])
-        ticks = np.arange(len(self._position), dtype=np.int64)
         rows: dict[str, Indices] = {}
-        for name, stamps in self._stamps.items():
-            delays = generator.integers(self._delay_ns[0], self._delay_ns[1], size=len(ticks), endpoint=True)
-            rows[name] = _newest_visible(self._tick_stamps, stamps, delays)
-            if name in self._of_first:
-                rows[name] = np.where(rows[name] >= 0, _first_rows(self._tick_stamps, stamps), -1)
-        seen = np.all([row >= 0 for row in rows.values()], axis=0) if rows else np.ones(len(ticks), dtype=bool)
-        return Samples(ticks, rows).take(np.flatnonzero(seen))
+        for name in self._arrivals:
+            delays = generator.integers(self._delay_ns[0], self._delay_ns[1], size=len(self._position), endpoint=True)
+            rows[name] = self._visible(name, delays)
+        seen = np.all([self._usable, *(row >= 0 for row in rows.values())], axis=0)
+        return Samples(np.arange(len(self._position), dtype=np.int64), rows).take(np.flatnonzero(seen))
 
     def gather(self, samples: Samples) -> Batch:
         """The samples' arrays."""
-        wanted = samples.ticks[:, None] + self._offsets
-        last = self._last[samples.ticks][:, None]
+        actions, mask = self._chunks.gather(samples.ticks)
         return Batch(
             joint_position=self._position[samples.ticks],
             features={name: self._values[name][rows] for name, rows in samples.rows.items()},
-            actions=self._label[np.minimum(wanted, last)],
-            mask=wanted <= last,
+            actions=actions,
+            mask=mask,
+            joint_history=self._position[self._history[samples.ticks]] if self.history_ns else None,
         )
 
-
-def _first_rows(ticks: list[Indices], stamps: list[Indices]) -> Indices:
-    """Per tick the first row (over all episodes) of its episode."""
-    starts = np.cumsum([0, *(len(stamp) for stamp in stamps[:-1])])
-    return np.repeat(starts, [len(tick) for tick in ticks])
-
-
-def _newest_visible(ticks: list[Indices], stamps: list[Indices], delays: Indices) -> Indices:
-    """Per tick the row (over all episodes) of the newest stamp with stamp + delay <= tick, or -1."""
-    found, tick_start, row_start = np.empty(len(delays), dtype=np.int64), 0, 0
-    for tick, stamp in zip(ticks, stamps, strict=True):
-        here = slice(tick_start, tick_start + len(tick))
-        row = np.searchsorted(stamp, tick - delays[here], side="right") - 1
-        found[here] = np.where(row >= 0, row + row_start, -1)
-        tick_start += len(tick)
-        row_start += len(stamp)
-    return found
+    def _visible(self, name: str, delays: Indices) -> Indices:
+        """Per joint state the feature (row over all recordings) that is observed, or -1: none, or the newest is too old."""
+        found, tick, first = np.empty(len(delays), dtype=np.int64), 0, 0
+        for received, arrivals in zip(self._received, self._arrivals[name], strict=True):
+            here = slice(tick, tick + len(received))
+            known = received - delays[here]
+            row = arrivals.latest(known)
+            usable = (row >= 0) & _fresh(arrivals.stamps, row, received, self._features_s)
+            if name in self._of_first:
+                row = arrivals.oldest(known)
+            found[here] = np.where(usable, row + first, -1)
+            tick += len(received)
+            first += len(arrivals.stamps)
+        return found
 
 
-def _ends(episodes: Sequence[Episode]) -> Indices:
-    return np.cumsum([len(e.stamps) for e in episodes]) - 1
+def _anchors(table: Recording, max_age_s: float) -> NDArray[np.bool_]:
+    """Whether each joint state is the newest at its receipt, and no older than allowed."""
+    rows = np.arange(len(table.stamps))
+    newest = Arrivals(table.stamps, table.received).latest(table.received) == rows
+    return newest & _fresh(table.stamps, rows, table.received, max_age_s)
 
 
-def _columns(episode: Episode, first: Episode) -> list[int]:
-    """Where the columns of ``first`` are in ``episode``, by name."""
-    if set(episode.joints) != set(first.joints) or episode.dt_ns != first.dt_ns:
+def _fresh(stamps: Indices, rows: Indices, now: Indices, max_age_s: float) -> NDArray[np.bool_]:
+    """``runtime.buffers.age_problem`` for tables; rows of -1 may give anything."""
+    if math.isinf(max_age_s) or not len(stamps):
+        return np.ones(len(rows), dtype=bool)
+    return np.abs((now - stamps[rows]) / 1e9) <= max_age_s
+
+
+def _history(tables: Sequence[Recording], offsets: Sequence[int]) -> Indices:
+    """(N, n) rows over all recordings: the newest joint state known by then and no younger than the stamp + offset."""
+    if not offsets:
+        return np.zeros((0, 0), dtype=np.int64)
+    parts, start = [], 0
+    for table in tables:
+        arrivals = Arrivals(table.stamps, table.received)
+        rows = [arrivals.latest_stamped(table.received, table.stamps + offset) for offset in offsets]
+        parts.append(np.stack(rows, axis=1) + start)
+        start += len(table.stamps)
+    return np.concatenate(parts)
+
+
+def _columns(table: Recording, first: Recording, joints: Sequence[str]) -> list[int]:
+    """Where the columns ``joints`` are in ``table``, by name."""
+    if set(table.joints) != set(joints) or table.tick_ns != first.tick_ns:
         raise EpisodeError(
-            f"episode of seed {episode.seed} has joints {list(episode.joints)} every {episode.dt_ns} ns, the first has "
-            f"{list(first.joints)} every {first.dt_ns} ns; keep recordings of different robots in different folders."
+            f"{table.source} has joints {list(table.joints)}{_every(table)}, expected {list(joints)}{_every(first)} as in the "
+            "first; keep recordings of different robots in different folders."
         )
-    return [episode.joints.index(joint) for joint in first.joints]
+    return [table.joints.index(joint) for joint in joints]
 
 
-def _stream(episode: Episode, name: str, shape: tuple[int, int] | None) -> tuple[Indices, NDArray[np.float32]]:
-    if name not in episode.streams:
+def _every(table: Recording) -> str:
+    return f" every {table.tick_ns} ns" if table.tick_ns else ""
+
+
+def _stream(table: Recording, name: str, shape: tuple[int, int] | None) -> Stream:
+    if name not in table.streams:
         raise EpisodeError(
-            f"episode of seed {episode.seed} has no feature stream '{name}', only {sorted(episode.streams)}. Name one "
-            "of these, or compute the features first."
+            f"{table.source} has no feature stream '{name}', only {sorted(table.streams)}. Name one "
+            "of these, or compute the features first (flow_policy featurize)."
         )
-    stamps, values = episode.streams[name]
-    if shape is not None and values.shape[1:] != shape:
+    stream = table.streams[name]
+    if shape is not None and stream.values.shape[1:] != shape:
         raise EpisodeError(
-            f"stream '{name}' of the episode of seed {episode.seed} has {values.shape[1:]} (tokens, channels), "
+            f"stream '{name}' of the {table.source} has {stream.values.shape[1:]} (tokens, channels), "
             f"expected {shape} as in the first episode; compute all features with the same extractor."
         )
-    return stamps, values
+    return stream
 
 
-def _stream_shape(episode: Episode, name: str) -> tuple[int, int]:
-    _, values = _stream(episode, name, None)
+def _stream_shape(table: Recording, name: str) -> tuple[int, int]:
+    values = _stream(table, name, None).values
     return values.shape[1], values.shape[2]

@@ -1,27 +1,49 @@
-"""An episode's record as a rosbag2 folder: camera, joint states, set-points, chunks, as a robot would have recorded them."""
+"""An episode as a rosbag2 folder: camera, joint states, object state, set-points, chunks, as a robot would have recorded them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flow_policy_ros.data.bag_writer import BagWriter
+from flow_policy_ros.evaluation.demonstrate import Recording
 from flow_policy_ros.evaluation.record import EpisodeRecord
-from flow_policy_ros.runtime.types import JointState
+from flow_policy_ros.runtime.types import Features, FloatArray, JointState
 
 
 def write_bag(path: str | Path, record: EpisodeRecord) -> None:
     """Write ``record`` to the new folder ``path``, messages in the order of their stamps. Raises ``ValueError`` when it exists."""
     frames, chunks = dict(record.frames), {chunk.stamp: chunk for chunk in record.chunks}
-    seconds = np.gradient(record.stamps.astype(np.float64) / 1e9)[:, None]
-    velocity = np.diff(record.command, axis=0, prepend=record.command[:1]) / seconds
+    features = {seen.stamp: seen for seen in record.features}
+    velocity = _velocity(record.stamps, record.command)
     with BagWriter(path) as bag:
         for k, stamp in enumerate(record.stamps.tolist()):
             bag.joint_state(JointState(stamp, record.joints, record.position[k]))
             if stamp in frames:
                 bag.image(stamp, frames[stamp])
+            if stamp in features:
+                bag.features(features[stamp])
             if stamp in chunks:
                 bag.chunk(chunks[stamp])
             if not np.isnan(record.command[k]).any():
                 bag.command(stamp, record.joints, record.command[k], np.nan_to_num(velocity[k]))
+
+
+def write_demonstration(path: str | Path, recording: Recording, joints: tuple[str, ...]) -> None:
+    """Write ``recording`` to the new folder ``path``: joint states, the commands that were executed, and the object state; no
+    pictures. Raises ``ValueError`` when the folder exists."""
+    velocity = _velocity(recording.stamps, recording.command)
+    with BagWriter(path) as bag:
+        for k, stamp in enumerate(recording.stamps.tolist()):
+            bag.joint_state(JointState(stamp, joints, recording.position[k]))
+            bag.features(Features(stamp, "objects", recording.objects[k]))
+            bag.command(stamp, joints, recording.command[k], velocity[k])
+
+
+def _velocity(stamps: NDArray[np.int64], command: FloatArray) -> FloatArray:
+    """Of set-points (T, J) at ``stamps`` (T,) ns: from the one before, as they were sent; rad/s or m/s."""
+    seconds = np.gradient(stamps.astype(np.float64) / 1e9)[:, None]
+    velocity: FloatArray = np.diff(command, axis=0, prepend=command[:1]) / seconds
+    return velocity

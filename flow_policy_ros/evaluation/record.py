@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_policy_ros.evaluation.closed_loop import EpisodeResult
-from flow_policy_ros.runtime.types import Chunk, FloatArray
+from flow_policy_ros.runtime.types import Chunk, Features, FloatArray
 from flow_policy_ros.safety.command_loop import CommandTick
 from flow_policy_ros.sim.robot import AdroitRobot
 
@@ -22,7 +22,8 @@ class EpisodeRecord:
 
     ``stamps`` (T,) int64 ns; ``position`` (T, J) measured and ``command`` (T, J) sent, rad or m, NaN where there was
     none; ``states`` the guard's state at each tick, lower case; ``frames`` stamp in ns and RGB image (H, W, 3) uint8;
-    ``groups`` joints by the robot file's groups; ``success_stamp`` when the task was first solved, as far as known.
+    ``groups`` joints by the robot file's groups; ``success_stamp`` when the task was first solved, as far as known; ``features``
+    that were published beside the pictures, such as the simulator's ``objects``.
     """
 
     seed: int
@@ -37,6 +38,7 @@ class EpisodeRecord:
     frames: list[tuple[int, NDArray[np.uint8]]]
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     success_stamp: int | None = None
+    features: list[Features] = field(default_factory=list)
 
 
 class Recorder:
@@ -50,6 +52,7 @@ class Recorder:
         self._stamps: list[int] = []
         self._chunks: list[Chunk] = []
         self._frames: list[tuple[int, NDArray[np.uint8]]] = []
+        self._features: list[Features] = []
         self._success_stamp: int | None = None
 
     def __call__(
@@ -57,6 +60,7 @@ class Recorder:
     ) -> None:
         """Take one tick, before the robot's step."""
         self._stamps.append(robot.stamp)
+        self._features.append(robot.object_features())
         if image is None and robot.camera_due():
             image = robot.render()
         if image is not None:
@@ -81,4 +85,5 @@ class Recorder:
             frames=self._frames,
             groups=self._robot.groups,
             success_stamp=self._success_stamp,
+            features=self._features,
         )

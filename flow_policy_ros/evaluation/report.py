@@ -103,5 +103,5 @@ def rounded(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def script_json(content: dict[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    """JSON that cannot end the script element it stands in, nor open a comment that hides its end."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,6 +1,7 @@
 """From names to running objects: robot file, checkpoint and detector of one run, checked against each other.
 
-``evaluate`` builds its stack here and ``demo`` takes the same ``Selection`` to start the nodes, so that both run the same thing.
+``evaluate`` and ``replay`` build their stacks here and ``demo`` takes the same ``Selection`` to start the nodes, so that all run
+the same thing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flow_policy_ros.runtime.inject import NO_INJECTION, Injection, InjectionErr
 from flow_policy_ros.runtime.parameters import CommandParameters, PerceptionParameters, PolicyParameters, from_flat
 from flow_policy_ros.runtime.policy_loop import ContinuingPolicy, PolicyLoop
 from flow_policy_ros.runtime.robot import Robot, load_robot
+from flow_policy_ros.safety.clearance import clearance_of
 from flow_policy_ros.safety.command_loop import CommandLoop
 
 
@@ -44,6 +46,10 @@ class Selection:
     injection: Injection = NO_INJECTION
 
 
+DETECTIONS, PRIVILEGED = "detections", "objects"
+"""Feature streams: of a detector, and of the simulator's object state, which no sensor gives."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The objects of a selection, and ``profile`` the latency profile's path (None: no delay is injected)."""
@@ -51,6 +57,81 @@ class Loaded:
     robot: Robot
     stack: Stack
     profile: Path | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is loaded once and serves many runs: networks and parameters. ``stack`` makes new loops from them.
+
+    ``detector`` is where ``perception``, None when the policy needs no camera, was loaded from.
+    """
+
+    robot: Robot
+    policy: ContinuingPolicy
+    perception: Perception | None
+    detector: Path | None
+    policy_parameters: PolicyParameters
+    command_parameters: CommandParameters
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The feature streams that the policy observes."""
+        return tuple(stream.name for stream in self.policy.contract.streams)
+
+    def require_detector(self) -> None:
+        """Raise ``ContractError`` when nothing makes the detections that the policy observes."""
+        if DETECTIONS in self.streams and self.perception is None:
+            raise ContractError(
+                f"the checkpoint {self.policy_parameters.checkpoint} needs the features '{DETECTIONS}', but no detector was given; "
+                "add --detector."
+            )
+
+    def with_detector(self, detector: Path, parameters: dict[str, Any]) -> Parts:
+        """The same with perception by ``detector``, as the flat ``parameters`` say.
+
+        Raises ``ContractError`` for one that the policy was not trained with, or for a policy that observes no detections.
+        """
+        streams = {stream.name: stream for stream in self.policy.contract.streams}
+        if DETECTIONS not in streams:
+            raise ContractError(
+                f"checkpoint {self.policy_parameters.checkpoint} observes {sorted(streams) or 'joint positions alone'} and nothing "
+                f"that a camera sees, expected the stream '{DETECTIONS}'; leave --detector out (--observation state)."
+            )
+        perception = load_perception(parameters, detector, streams[DETECTIONS].extractor)
+        return replace(self, perception=perception, detector=detector)
+
+    def profile(self, latency: str) -> Path | None:
+        """The latency profile for ``latency`` (see ``profile_for``), measured with these parts if it never was."""
+        parameters = self.policy_parameters
+        method = parameters.mode if parameters.mode in CONTINUING else ""
+        sampling = [parameters.solver, parameters.guidance_scale, parameters.deadline_s, *filter(None, [method])]
+        return profile_for(
+            latency,
+            {
+                "checkpoint": str(Path(parameters.checkpoint).resolve()),
+                "detector": str(self.detector),
+                "steps": parameters.steps,
+                "sampling": sampling,
+            },
+            lambda: stages(self.robot, self.policy, self.perception, parameters.steps, method),
+        )
+
+    def stack(self, profile: Path | None, injection: Injection = NO_INJECTION) -> Stack:
+        """New loops, which know nothing yet. Raises ``InjectionError`` for images that are to get lost where none is used."""
+        if injection.drop_frames and self.perception is None:
+            raise InjectionError(
+                f"--inject {injection}: drop-frames loses camera images, but the checkpoint {self.policy_parameters.checkpoint} "
+                "uses none; leave it out, or use a checkpoint that observes a camera (--observation camera)."
+            )
+        return Stack(
+            policy=PolicyLoop(self.policy, self.policy_parameters, self.robot.endless),
+            command=CommandLoop(self.robot, self.command_parameters, clearance_of(self.robot, self.command_parameters)),
+            perception=self.perception,
+            latency=load_profile(profile),
+            latency_seed=self.policy_parameters.seed,
+            privileged=PRIVILEGED in self.streams,
+            injection=injection,
+        )
 
 
 def load(selection: Selection, latency: str) -> Loaded:
@@ -69,61 +150,36 @@ def load(selection: Selection, latency: str) -> Loaded:
         "policy.mode": selection.mode,
         "command.limit_scale": selection.limit_scale,
     }
-    policy_parameters = from_flat(PolicyParameters, "policy", {**robot.parameters, **chosen})
-    command_parameters = from_flat(CommandParameters, "command", {**robot.parameters, **chosen})
+    parts = load_parts(robot, {**robot.parameters, **chosen}, selection.detector)
+    parts.require_detector()
+    parts.stack(None, selection.injection)  # refuses before anything is measured
+    profile = parts.profile(latency)
+    return Loaded(robot, parts.stack(profile, selection.injection), profile)
+
+
+def load_parts(robot: Robot, parameters: dict[str, Any], detector: Path | None) -> Parts:
+    """Load the checkpoint and the detector that the flat ``parameters`` and ``detector`` name, checked against each other.
+
+    ``detector`` is None when the policy needs no camera, or gets what one would see from elsewhere. Raises
+    ``ValueError``-derived errors that name the file and the remedy.
+    """
+    policy_parameters = from_flat(PolicyParameters, "policy", parameters)
+    command_parameters = from_flat(CommandParameters, "command", parameters)
     torch.set_num_threads(policy_parameters.threads)
     policy = deploy(policy_parameters, robot.name)
     policy.contract.check_robot(robot)
-    loop = PolicyLoop(policy, policy_parameters, robot.endless)
-    method = selection.mode if selection.mode in CONTINUING else ""
-    streams = {stream.name: stream for stream in policy.contract.streams}
-    perception: Perception | None = None
-    if selection.detector is not None and "detections" not in streams:
-        raise ContractError(
-            f"checkpoint {selection.checkpoint} observes {sorted(streams) or 'joint positions alone'} and nothing that a camera "
-            "sees, expected the stream 'detections'; use --observation state."
-        )
-    if "detections" in streams:
-        perception = load_perception(robot, selection, streams["detections"].extractor)
-    if selection.injection.drop_frames and perception is None:
-        raise InjectionError(
-            f"--inject {selection.injection}: drop-frames loses camera images, but the checkpoint {selection.checkpoint} uses "
-            "none; leave it out, or use --observation camera."
-        )
-    profile = profile_for(
-        latency,
-        {
-            "checkpoint": str(selection.checkpoint.resolve()),
-            "detector": str(selection.detector),
-            "steps": selection.steps,
-            "sampling": [selection.solver, selection.guidance_scale, selection.deadline_s, *filter(None, [method])],
-        },
-        lambda: stages(robot, policy, perception, selection.steps, method),
-    )
-    stack = Stack(
-        policy=loop,
-        command=CommandLoop(robot, command_parameters),
-        perception=perception,
-        latency=load_profile(profile),
-        latency_seed=selection.policy_seed,
-        privileged="objects" in streams,
-        injection=selection.injection,
-    )
-    return Loaded(robot, stack, profile)
+    parts = Parts(robot, policy, None, None, policy_parameters, command_parameters)
+    return parts if detector is None else parts.with_detector(detector, parameters)
 
 
-def load_perception(robot: Robot, selection: Selection, trained_with: dict[str, Any]) -> Perception:
+def load_perception(parameters: dict[str, Any], detector: Path, trained_with: dict[str, Any]) -> Perception:
     """The detector as a feature extractor, refused when its weights are not those that the policy was trained with."""
     from flow_policy_ros.vision.detector import load_detector
     from flow_policy_ros.vision.features import DetectionFeatures
 
-    if selection.detector is None:
-        raise ContractError("the checkpoint needs the features 'detections', but no detector was given; add --detector.")
-    parameters = from_flat(PerceptionParameters, "perception", robot.parameters)
-    features = DetectionFeatures(
-        load_detector(selection.detector, parameters.allow_pickle, parameters.confidence, parameters.threads)
-    )
-    check_extractor(trained_with, features.identity(), selection.detector)
+    chosen = from_flat(PerceptionParameters, "perception", parameters)
+    features = DetectionFeatures(load_detector(detector, chosen.allow_pickle, chosen.confidence, chosen.threads))
+    check_extractor(trained_with, features.identity(), detector)
     return features
 
 

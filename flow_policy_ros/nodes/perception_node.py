@@ -23,12 +23,13 @@ from flow_policy_ros.nodes.lockstep import delays
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
-from flow_policy_ros.ros.images import features_to_message, image_from_message, image_to_message
-from flow_policy_ros.ros.messages import MessageError, from_time
+from flow_policy_ros.ros.images import encoded_from_message, features_to_message, image_to_message
+from flow_policy_ros.ros.messages import from_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, PerceptionParameters
 from flow_policy_ros.runtime.robot import RobotFileError
+from flow_policy_ros.vision.decode import ImageError, decode
 from flow_policy_ros.vision.detector import DetectorError, load_detector
 from flow_policy_ros.vision.features import DetectionFeatures
 from flow_policy_ros.vision.overlay import draw
@@ -110,7 +111,7 @@ class PerceptionNode(ClosableNode):
             try:
                 self._look(message)
                 self._problem = None
-            except (MessageError, DetectorError) as error:
+            except (ImageError, DetectorError) as error:
                 kind = type(error).__name__
                 if kind not in self._refused:
                     self.get_logger().warning(f"refused: {error}")
@@ -120,7 +121,7 @@ class PerceptionNode(ClosableNode):
     def _look(self, message: Image | CompressedImage) -> None:
         start = time.perf_counter()
         stamp = from_time(message.header.stamp)
-        image = image_from_message(message)
+        image = decode(encoded_from_message(message))
         features = self._features.extract(image, stamp)
         lost = self._live and self._delays.dropped("perception", stamp, self._seed)  # in lockstep the policy loses them
         self._lost += lost

@@ -42,12 +42,18 @@ class ClosableNode(Node):
         """Nothing by default."""
 
 
-def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: type[Exception]) -> int:
+def run(
+    build: Callable[[], ClosableNode],
+    args: list[str] | None,
+    *refusals: type[Exception],
+    executor_for: Callable[[], Executor] | None = None,
+) -> int:
     """Build the node, spin it until SIGINT or SIGTERM and until it has finished; returns the exit code. A second signal ends
     it at once.
 
     A ``ValueError`` or one of ``refusals`` while building is bad input: its text goes to standard error and the exit code
-    is 2. After any other error the exit code is 70, and FLOW_POLICY_DEBUG=1 shows the traceback.
+    is 2. After any other error the exit code is 70, and FLOW_POLICY_DEBUG=1 shows the traceback. ``executor_for`` makes another
+    executor than ``make_executor``.
     """
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +75,7 @@ def run(build: Callable[[], ClosableNode], args: list[str] | None, *refusals: ty
             "the traceback to report."
         )
         return BUG
-    executor = make_executor()
+    executor = (executor_for or make_executor)()
     executor.add_node(node)
     try:
         while not stop and rclpy.ok():

@@ -22,7 +22,12 @@ OBSERVATION_LIMIT = 10.0
 
 def observation_dim(contract: Contract) -> int:
     """Length of the raw observation vector."""
-    return len(contract.joints) + sum(len(stream.rows) * stream.channels for stream in contract.streams)
+    return state_dim(contract) + sum(len(stream.rows) * stream.channels for stream in contract.streams)
+
+
+def state_dim(contract: Contract) -> int:
+    """Length of the joint positions in it, past ones included."""
+    return len(contract.joints) * (1 + len(contract.history_ns))
 
 
 def network_shape(contracts: Sequence[Contract]) -> NetworkShape:
@@ -31,7 +36,7 @@ def network_shape(contracts: Sequence[Contract]) -> NetworkShape:
     if len(horizons) != 1:
         raise ValueError(f"the embodiments have the horizons {horizons}, expected one for all.")
     return NetworkShape(
-        state=max(len(contract.joints) for contract in contracts),
+        state=max(state_dim(contract) for contract in contracts),
         horizon=horizons[0],
         action=max(len(contract.action_joints) for contract in contracts),
         tokens=max(sum(len(stream.rows) for stream in contract.streams) for contract in contracts),
@@ -41,15 +46,19 @@ def network_shape(contracts: Sequence[Contract]) -> NetworkShape:
 
 
 def raw_observation(
-    contract: Contract, joint_position: torch.Tensor, features: dict[str, torch.Tensor]
+    contract: Contract, joint_position: torch.Tensor, features: dict[str, torch.Tensor], history: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Observation vectors (B, O) float64: joint positions (B, J), then of each stream (B, tokens, channels) the rows
-    that the contract uses, flattened, in the contract's order.
+    """Observation vectors (B, O) float64: joint positions (B, J), where the contract has a history those before (B, n, J), then
+    of each stream (B, tokens, channels) the rows that the contract uses, flattened, in the contract's order.
 
     Raises ``ValueError`` naming a missing stream or a wrong shape."""
     batch = len(joint_position)
     require_shape("joint_position", joint_position, (batch, len(contract.joints)))
     parts = [joint_position.double()]
+    if contract.history_ns:
+        past = joint_position.new_zeros(0) if history is None else history
+        require_shape("joint_history", past, (batch, len(contract.history_ns), len(contract.joints)))
+        parts.append(past.double().flatten(1))
     for stream in contract.streams:
         if stream.name not in features:
             raise ValueError(f"features of stream '{stream.name}' are missing; given: {sorted(features)}.")
@@ -106,12 +115,15 @@ class Codec:
         self._token_mask = torch.arange(self.shape.tokens)[None] < own.tokens
         self._embodiment = torch.tensor([embodiment])
 
-    def observation(self, joint_position: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditioning:
-        """Network input, float32, of joint positions (B, J) and features (B, tokens, channels) per stream."""
-        raw = raw_observation(self.contract, joint_position, features)
+    def observation(
+        self, joint_position: torch.Tensor, features: dict[str, torch.Tensor], history: torch.Tensor | None = None
+    ) -> Conditioning:
+        """Network input, float32, of joint positions (B, J), features (B, tokens, channels) per stream, and the joint positions
+        before (B, n, J) where the contract has a history."""
+        raw = raw_observation(self.contract, joint_position, features, history)
         vector = self.observation_normaliser.normalise(raw).clamp_(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
-        batch, joints = len(vector), len(self.contract.joints)
-        rows, column = [], joints
+        batch, state = len(vector), state_dim(self.contract)
+        rows, column = [], state
         for stream in self.contract.streams:
             size = len(stream.rows) * stream.channels
             tokens = vector[:, column : column + size].view(batch, len(stream.rows), stream.channels)
@@ -121,7 +133,7 @@ class Codec:
         if missing or not rows:
             rows.append(vector.new_zeros(batch, missing, self.shape.channels))
         return Conditioning(
-            pad(vector[:, :joints], self.shape.state),
+            pad(vector[:, :state], self.shape.state),
             torch.cat(rows, dim=1) if len(rows) > 1 else rows[0],
             self._token_mask.expand(batch, -1),
             self._embodiment.expand(batch),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class DeadlinePolicy:
     """
 
     def __init__(self, policy: FlowPolicy, budget_s: float, cost: StepCost, exact_cost: StepCost | None = None) -> None:
-        self.contract, self.prefix = policy.contract, policy.prefix
+        self.contract, self.prefix, self.codec = policy.contract, policy.prefix, policy.codec
         self.cost = cost
         self._exact_cost = exact_cost or cost
         self._policy, self._budget_s = policy, budget_s
@@ -69,6 +70,10 @@ class DeadlinePolicy:
         """See ``ContinuingPolicy``."""
         method = "" if continuation is None else continuation.method
         return self._policy.sample(observation, self.choice(steps, method).steps, seed, continuation)
+
+    def sample_batch(self, observations: Sequence[Observation], steps: int, seed: int) -> tuple[FloatArray, int]:
+        """See ``FlowPolicy``; each chunk has the steps that it would have alone."""
+        return self._policy.sample_batch(observations, self.choice(steps).steps, seed)
 
     def refusal(self, method: str, steps: int) -> str | None:
         """See ``ContinuingPolicy``; a deadline that leaves too few steps is as bad as asking for too few."""
@@ -111,4 +116,5 @@ def empty_continuation(contract: Contract, method: str) -> Continuation:
 def empty_observation(contract: Contract) -> Observation:
     """All zeros at stamp 0, in the contract's shapes."""
     features = {s.name: np.zeros((s.tokens, s.channels), dtype=np.float32) for s in contract.streams}
-    return Observation(0, np.zeros(len(contract.joints)), features, {})
+    history = np.zeros((len(contract.history_ns), len(contract.joints)))
+    return Observation(0, np.zeros(len(contract.joints)), features, {}, history)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from flow_policy_ros.flow.prefix import CleanPrefix
@@ -91,6 +92,21 @@ class FlowPolicy:
             )
             return self.codec.decode(solved.x.cpu(), position)[0].numpy(), solved.nfe
 
+    def sample_batch(self, observations: Sequence[Observation], steps: int, seed: int) -> tuple[FloatArray, int]:
+        """Positions (B, H, A) of B chunks sampled freely, and the evaluations made for all of them together.
+
+        To float rounding what ``sample`` gives for each. Raises as ``sample``, and ``ValueError`` for a solver without fixed steps,
+        whose steps would depend on the other chunks of the batch.
+        """
+        _ = self.evaluations_per_step
+        position = torch.stack([torch.as_tensor(observation.joint_position) for observation in observations])
+        noise = torch.cat([self.noise(observation.stamp, seed) for observation in observations])
+        with torch.inference_mode():
+            solved = self.model.sample(
+                self._conditioning(position, observations), steps, noise, guidance_scale=self._guidance_scale, solver=self._solver
+            )
+            return self.codec.decode(solved.x.cpu(), position).numpy(), solved.nfe
+
     def refusal(self, method: str, steps: int) -> str | None:
         """See ``ContinuingPolicy``."""
         if method == "rtc_trained":
@@ -128,10 +144,15 @@ class FlowPolicy:
 
     def conditioning(self, observation: Observation) -> Conditioning:
         """What the network sees of an observation, a batch of one. Raises ``ContractError`` for one that does not fit."""
-        position = torch.as_tensor(observation.joint_position)[None]
-        features = {name: torch.as_tensor(values)[None] for name, values in observation.features.items()}
+        return self._conditioning(torch.as_tensor(observation.joint_position)[None], [observation])
+
+    def _conditioning(self, position: torch.Tensor, observations: Sequence[Observation]) -> Conditioning:
+        """Of observations with joint positions ``position`` (B, J)."""
+        given = [observation.features for observation in observations]
+        features = {name: torch.as_tensor(np.stack([f[name] for f in given])) for name in given[0]}
+        history = torch.as_tensor(np.stack([observation.joint_history for observation in observations]))
         try:
-            return self.codec.observation(position, features).to(self._device)
+            return self.codec.observation(position, features, history).to(self._device)
         except ValueError as error:
             raise ContractError(f"the observation does not fit the checkpoint: {error}") from error
 

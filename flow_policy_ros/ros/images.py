@@ -1,4 +1,4 @@
-"""Codecs between pictures, feature matrices and ROS image messages. What is seen in them is up to ``vision``."""
+"""Codecs between pictures, feature matrices and ROS image messages. Decoding and what is seen in them are up to ``vision``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from flow_policy_ros.ros.messages import MessageError, from_time, to_time
+from flow_policy_ros.runtime.pixels import ImageError, floats, rows
 from flow_policy_ros.runtime.types import EncodedImage, Features, FloatArray
-
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 
 def image_to_message(image: NDArray[np.uint8], stamp: int, frame_id: str = "") -> Image:
@@ -35,33 +34,26 @@ def encoded_to_message(image: EncodedImage, stamp: int, frame_id: str = "") -> I
     return message
 
 
-def image_from_message(message: Image | CompressedImage) -> NDArray[np.uint8]:
-    """RGB image (H, W, 3) uint8 from ``rgb8``, ``bgr8``, ``mono8``, or a JPEG or PNG. Raises ``MessageError``."""
-    if isinstance(message, CompressedImage):
-        return _decompress(message)
-    if message.encoding not in _CHANNELS:
-        raise MessageError(f"image has encoding '{message.encoding}', expected one of {', '.join(_CHANNELS)}.")
-    channels = _CHANNELS[message.encoding]
-    rows = _rows("image", message, message.width * channels)
-    pixels = rows.reshape(message.height, message.width, channels)
-    if message.encoding == "bgr8":
-        pixels = pixels[..., ::-1]
-    elif message.encoding == "mono8":
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
+def image_from_message(message: Image) -> NDArray[np.uint8]:
+    """Exact inverse of ``image_to_message``, for pictures of our own nodes. Raises ``MessageError`` for another encoding.
 
-
-def _decompress(message: CompressedImage) -> NDArray[np.uint8]:
-    import cv2  # only who subscribes to compressed images pays for it
-
-    data = np.frombuffer(message.data, dtype=np.uint8)
+    What cameras send: ``encoded_from_message``, and ``vision.decode``.
+    """
+    if message.encoding != "rgb8":
+        raise MessageError(f"image has encoding '{message.encoding}', expected rgb8.")
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise MessageError(f"compressed image of format '{message.format}' and {data.size} bytes cannot be decoded.")
-    return np.ascontiguousarray(pixels[..., ::-1], dtype=np.uint8)
+        return rows(encoded_from_message(message), 3 * message.width).reshape(message.height, message.width, 3).copy()
+    except ImageError as error:
+        raise MessageError(str(error)) from error
+
+
+def encoded_from_message(message: Image | CompressedImage) -> EncodedImage:
+    """The picture as it was sent, nothing checked; it shares the message's memory."""
+    if isinstance(message, CompressedImage):
+        return EncodedImage("compressed", 0, 0, 0, memoryview(message.data))
+    return EncodedImage(
+        message.encoding, message.height, message.width, message.step, memoryview(message.data), bool(message.is_bigendian)
+    )
 
 
 def camera_info_to_message(matrix: FloatArray, width: int, height: int, stamp: int, frame_id: str = "") -> CameraInfo:
@@ -88,20 +80,8 @@ def features_to_message(features: Features) -> Image:
 
 def features_from_message(message: Image) -> Features:
     """Bit-exact inverse of ``features_to_message``. Raises ``MessageError``."""
-    if message.encoding != "32FC1":
-        raise MessageError(f"features have encoding '{message.encoding}', expected 32FC1.")
-    rows = _rows("features", message, 4 * message.width)
-    values = rows.view(">f4" if message.is_bigendian else "<f4").astype(np.float32)
+    try:
+        values = floats(encoded_from_message(message), "features")
+    except ImageError as error:
+        raise MessageError(str(error)) from error
     return Features(from_time(message.header.stamp), message.header.frame_id, values)
-
-
-def _rows(what: str, message: Image, used: int) -> NDArray[np.uint8]:
-    """The bytes in use of each row (H, used), without the padding that ``step`` allows; a copy."""
-    size = message.height * message.step
-    if not message.height or not message.width or message.step < used or len(message.data) != size:
-        raise MessageError(
-            f"{what} of {message.width} by {message.height} '{message.encoding}' has step {message.step} and "
-            f"{len(message.data)} bytes; expected a step of at least {used} and height · step bytes."
-        )
-    rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
-    return rows[:, :used].copy()

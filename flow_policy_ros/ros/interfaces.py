@@ -271,10 +271,34 @@ PLAYER = NodeInterfaces(
     _ROBOT_FILE,
 )
 
+RECORDER = NodeInterfaces(
+    "Records the robot file's topics as they come, a bag for each episode; see `docs/recording.md`. Every publisher is met with a "
+    "quality of service that it offers.",
+    ("recorder",),
+    (
+        Interface(
+            "subscribes", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "RECORD",
+            "And every other topic that is recorded, as soon as somebody publishes it.",
+        ),
+        _DIAGNOSTICS,
+        Interface("serves", "record/start", "std_srvs/srv/Trigger", "", "Begins an episode; the answer names its folder."),
+        Interface("serves", "record/stop", "std_srvs/srv/Trigger", "", "Ends it; the answer says what was recorded and lost."),
+        Interface(
+            "serves", "record/discard", "std_srvs/srv/Trigger", "",
+            "Deletes the episode that is being recorded, else the one that ended last; no other.",
+        ),
+        Interface(
+            "serves", "record/success", "std_srvs/srv/SetBool", "", "Labels the episode that is being recorded or ended last."
+        ),
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
 NODES: dict[str, NodeInterfaces] = {
     "command_node": COMMAND,
     "policy_node": POLICY,
     "perception_node": PERCEPTION,
     "sim_node": SIM,
     "player_node": PLAYER,
+    "recorder_node": RECORDER,
 }

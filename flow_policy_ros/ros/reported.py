@@ -72,5 +72,19 @@ REPORTED: dict[str, tuple[Value, ...]] = {
         Value("state", "`idle`, `playing` or `done`.", True),
         Value("ticks", "Control ticks played.", True),
     ),
+    "recorder_node": (
+        Value("state", "`idle` or `recording`.", True),
+        Value("episode", "Folder of the episode that is being recorded, or was last.", True),
+        Value("topics", "Topics that are listened to.", True),
+        Value("received", "Messages received since the node began, also between episodes.", True),
+        Value("messages", "Messages of the episode in the bag.", True),
+        Value("seconds", "How long the episode has lasted.", True),
+        Value("size_mb", "Size of the episode's bag.", True),
+        Value("waiting_mb", "What waits for the disk.", True),
+        Value("free_gb", "What is free on the disk.", True),
+        Value("lost", "Messages of the episode that were sent and did not arrive; empty where the middleware does not tell.", True),
+        Value("lost.<topic>", "Of them by topic."),
+        Value("overflow.<topic>", "Messages of the episode that the disk was too slow for."),
+    ),
 }
 """By node."""

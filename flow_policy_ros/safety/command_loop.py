@@ -61,7 +61,7 @@ class CommandLoop:
         self._parameters = parameters
         self._clearance = clearance
         self._braking: JointLimits | None = None  # limits that the clearance reckons with
-        self._limiter = SetpointLimiter(_limits(robot, parameters), 1.0 / parameters.rate_hz)
+        self._limiter = SetpointLimiter(limits_in_force(robot, parameters), 1.0 / parameters.rate_hz)
         self._follower = Follower(self._limiter, _shaper(parameters))
         self._guard = Guard()
         self._timeline = ChunkTimeline(robot.joints)
@@ -225,7 +225,7 @@ class CommandLoop:
         self._follower.forget()
         self._measured.clear()
         self._limiter.forget()
-        self._limiter.change(_limits(self._robot, self._parameters))
+        self._limiter.change(limits_in_force(self._robot, self._parameters))
         self._joint_watch.clear()
         self._soft.forget()
         self._halted = False
@@ -409,7 +409,7 @@ class CommandLoop:
 
     def _wanted_limits(self) -> JointLimits:
         """The limits that the parameters and the time since the start ask for."""
-        return _limits(self._robot, self._parameters).scaled(self._soft.factor(self._parameters.soft_start_scale))
+        return limits_in_force(self._robot, self._parameters).scaled(self._soft.factor(self._parameters.soft_start_scale))
 
     def _target(self, now: int) -> FloatArray | None:
         """The target of this tick; None when the chunk is at its end or too old."""
@@ -449,8 +449,8 @@ class CommandLoop:
         self.last_rejection = str(error)
 
 
-def _limits(robot: Robot, parameters: CommandParameters) -> JointLimits:
-    """The limits that the parameters ask for."""
+def limits_in_force(robot: Robot, parameters: CommandParameters) -> JointLimits:
+    """The robot file's limits as the parameters scale them, without a soft start."""
     return robot.limits.scaled(_factors(robot, parameters))
 
 

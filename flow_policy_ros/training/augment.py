@@ -20,7 +20,10 @@ def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator) -
     if config.joint_noise > 0:
         position = position + config.joint_noise * generator.standard_normal(position.shape)
     features = {name: _disturb(values, config, generator) for name, values in batch.features.items()}
-    return replace(batch, joint_position=position, features=features)
+    history = batch.joint_history
+    if config.joint_noise > 0 and history is not None:
+        history = history + config.joint_noise * generator.standard_normal(history.shape)
+    return replace(batch, joint_position=position, features=features, joint_history=history)
 
 
 def _disturb(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flow_policy_ros.policy.flow_model import FlowConfig
+from flow_policy_ros.runtime.contract import MOST_HISTORY_NS
 
 
 class TrainError(ValueError):
@@ -100,10 +101,16 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(LoopConfig):
-    """Train a flow policy on recorded episodes and write a checkpoint folder."""
+    """Train a flow policy on recordings and write a checkpoint folder."""
 
     data: tuple[Path, ...]
-    """Folders of episodes (*.npz). Folders of different robots become embodiments of one policy, padded to the widest."""
+    """What to learn from, as PATH or PATH=WEIGHT: folders of episodes (*.npz), bags, folders of bags, LeRobot folders. With weights
+    (1 where none is given) they have shares of every epoch in these proportions; without any, every sample comes once. Those
+    of different robots become embodiments of one policy, padded to the widest."""
+    robot: tuple[Path, ...] = ()
+    """Robot file that bags (and LeRobot folders) are read with; or one for each of them, in the order of --data."""
+    stamps: Literal["header", "receive"] = "header"
+    """What bags are dated by: header stamps, or the instants of receipt where nobody set the stamps."""
     streams: tuple[str, ...] = ("detections",)
     """Feature streams of the episodes to observe beside the joint positions; none for joint positions alone."""
     tokens: tuple[str, ...] = ()
@@ -118,7 +125,9 @@ class TrainConfig(LoopConfig):
     horizon: int = 16
     """Points per chunk."""
     chunk_dt: float = 0.02
-    """Spacing of chunk points in s; a multiple of the episodes' tick."""
+    """Spacing of chunk points in s; a multiple of the episodes' tick. Between the commands of a bag it is interpolated."""
+    history: tuple[str, ...] = ()
+    """Past joint positions to observe besides the newest, in s before it, e.g. 0.08 0.04 (or 0.08,0.04)."""
     action_space: Literal["absolute", "relative"] = "absolute"
     """Learn joint positions as they are, or relative to the measured position at the chunk's stamp."""
     normalisation: Literal["mean_std", "quantile"] = "mean_std"
@@ -136,9 +145,17 @@ class TrainConfig(LoopConfig):
     prefix: int = 0
     """Longest committed prefix of a chunk, in points, that training shows clean (training-time real-time chunking)."""
     delay_min: float = 0.0
-    """Least delay in s from a feature's stamp to the tick that first sees it."""
+    """Least delay in s from a feature's stamp (its receipt, in bags) to the tick that first sees it."""
     delay_max: float = 0.0
     """Greatest such delay in s; drawn evenly per sample. Use the measured delay of perception."""
+    joint_state_max_age: float | None = None
+    """Samples whose joint state is older by its stamp, in s, are left out; default: the robot file's policy.joint_state_max_age_s
+    for bags, none for episodes."""
+    features_max_age: float | None = None
+    """Samples whose features are older by their stamp, in s, are left out; default: the robot file's policy.features_max_age_s
+    for bags, none for episodes."""
+    max_gap: float = 0.5
+    """Where commands of a bag are further apart, in s, a chunk ends."""
     joint_noise: float = 0.0
     """Standard deviation in rad or m of noise added to observed joint positions."""
     feature_noise: float = 0.0
@@ -152,14 +169,34 @@ class TrainConfig(LoopConfig):
         """Raises ``TrainError`` naming the first option outside its bounds."""
         super().__post_init__()
         if not self.data:
-            raise TrainError("--data names no folder, expected at least one with episodes (*.npz).")
+            raise TrainError("--data names no folder, expected at least one with episodes (*.npz), or a bag.")
         require_at_least(self, 1, "horizon")
+        require_above(self, 0, "max_gap", *(n for n in ("joint_state_max_age", "features_max_age") if getattr(self, n) is not None))
         require_at_least(self, 0, "delay_min", "delay_max", "joint_noise", "feature_noise", "prefix")
         require_above(self, 0, "chunk_dt")
         require_fraction(self, "validation", "feature_dropout", "condition_dropout")
         if self.delay_max < self.delay_min:
             raise TrainError(f"--delay-max is {self.delay_max}, expected at least --delay-min ({self.delay_min}).")
         self.network_sizes()
+        self.history_ns()
+        self.sources()
+
+    def sources(self) -> tuple[tuple[Path, float | None], ...]:
+        """``data`` as paths and their weights, None for one without. Raises ``TrainError`` for a weight that is no number
+        above zero."""
+        return tuple(_source(entry) for entry in self.data)
+
+    def history_ns(self) -> tuple[int, ...]:
+        """``history`` as offsets in ns, all below zero, the oldest first. Raises ``TrainError``."""
+        try:
+            offsets = sorted(-round(float(word) * 1e9) for entry in self.history for word in entry.split(",") if word)
+        except (ValueError, OverflowError) as error:
+            raise TrainError(f"--history is {list(self.history)}, expected seconds, e.g. 0.08 0.04.") from error
+        if len(set(offsets)) < len(offsets) or any(not -MOST_HISTORY_NS <= offset < 0 for offset in offsets):
+            raise TrainError(
+                f"--history is {list(self.history)}, expected different numbers above 0, at most {MOST_HISTORY_NS / 1e9:g} s."
+            )
+        return tuple(offsets)
 
     def network_sizes(self) -> dict[str, str]:
         """``sizes`` taken apart. Raises ``TrainError`` for an entry without ``=``."""
@@ -176,6 +213,7 @@ class TrainConfig(LoopConfig):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in known}
         data = values.get("data", ())
         values["data"] = tuple(Path(folder) for folder in ((data,) if isinstance(data, str) else data))
+        values["robot"] = tuple(Path(file) for file in values.get("robot", ()))
         try:
             return TrainConfig(**values | {"out": Path(values["out"])})
         except (KeyError, TypeError) as error:
@@ -217,7 +255,7 @@ class DistillConfig(LoopConfig):
         require_at_least(self, 1, "count", "teacher_steps", "rectify")
 
 
-MAY_CHANGE = ("data", "teacher", "pairs", "out", "resume", "stop_at", "validate_every", "save_every", "store", "threads")
+MAY_CHANGE = ("data", "robot", "teacher", "pairs", "out", "resume", "stop_at", "validate_every", "save_every", "store", "threads")
 """Options that a resumed run may give differently; all others decide what is learned."""
 
 
@@ -236,6 +274,19 @@ def check_same_run(before: dict[str, Any], now: LoopConfig) -> None:
             f"--resume cannot continue the run in {now.out}: {'; '.join(differ)}. Give the "
             "same options, or another --out."
         )
+
+
+def _source(entry: Path) -> tuple[Path, float | None]:
+    name, equals, weight = str(entry).rpartition("=")
+    if not equals or entry.exists():
+        return entry, None
+    try:
+        value = float(weight)
+    except ValueError:
+        return entry, None
+    if not 0 < value < math.inf:
+        raise TrainError(f"--data {entry} has the weight {weight}, expected a finite number above 0.")
+    return Path(name), value
 
 
 def _plain(value: object) -> object:

@@ -1,36 +1,39 @@
-"""From folders of episodes to training and validation windows, and the codecs made from the training part alone.
+"""From recordings to training and validation windows, and the codecs made from the training part alone.
 
-What a codec does is ``policy.codec``'s; the maths of a loss is ``policy.flow_model``'s.
+What ``--data`` may name is ``training.sources``';
+what a codec does is ``policy.codec``'s; the maths of a loss is ``policy.flow_model``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from flow_policy_ros.data.episodes import EXTRACTOR_FILE, Episode, load_episodes, load_extractors
+from flow_policy_ros.data.episodes import EXTRACTOR_FILE
 from flow_policy_ros.data.mixture import Mixture
-from flow_policy_ros.data.statistics import VectorStatistics
-from flow_policy_ros.data.windows import Batch, Windows
+from flow_policy_ros.data.statistics import StatisticsBuilder
+from flow_policy_ros.data.windows import Batch, Samples, Windows
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.policy.action_space import make_action_space
 from flow_policy_ros.policy.codec import Codec, network_shape, raw_observation
 from flow_policy_ros.policy.normaliser import Normaliser
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.training.config import TrainConfig, TrainError
+from flow_policy_ros.training.sources import Source, read_sources
 
 SELECTABLE = "detections"
 """The stream whose tokens have names: the classes of its detector."""
+GATHERED = 16384
+"""Samples whose statistics are taken at a time."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Network tensors: ``actions`` (B, H, A), ``observation``, ``mask`` (B, H) false past an episode's end."""
+    """Network tensors: ``actions`` (B, H, A), ``observation``, ``mask`` (B, H) false past the end of what was commanded."""
 
     actions: torch.Tensor
     observation: Conditioning
@@ -47,7 +50,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """``train`` and ``held_out`` windows (None without validation), one set and one codec per robot, and a ``summary``."""
+    """``train`` and ``held_out`` windows (None without validation), one set per source, one codec per robot, and a ``summary``."""
 
     train: Mixture
     held_out: Mixture | None
@@ -66,141 +69,181 @@ class TrainingData:
 
 def tensors_of(codec: Codec, batch: Batch) -> TrainingBatch:
     """Network tensors of one robot's batch."""
-    position = torch.from_numpy(batch.joint_position)
-    features = {name: torch.from_numpy(values) for name, values in batch.features.items()}
+    position, features, history = _raw(batch)
     actions = codec.encode(torch.from_numpy(batch.actions), position)
-    return TrainingBatch(actions, codec.observation(position, features), torch.from_numpy(batch.mask))
+    return TrainingBatch(actions, codec.observation(position, features, history), torch.from_numpy(batch.mask))
+
+
+def _raw(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor | None]:
+    """What a codec takes for an observation."""
+    features = {name: torch.from_numpy(values) for name, values in batch.features.items()}
+    history = None if batch.joint_history is None else torch.from_numpy(batch.joint_history)
+    return torch.from_numpy(batch.joint_position), features, history
 
 
 @dataclass(frozen=True)
-class _Robot:
-    """The episodes of one robot, split; ``folder`` is named in errors."""
+class _Part:
+    """One source, split: windows to ``train`` on and ``held_out`` ones, and the samples ``drawn`` for statistics."""
 
-    name: str
-    folder: Path
+    source: Source
     train: Windows
     held_out: Windows | None
-    episodes: Sequence[Episode]
-    extractors: dict[str, dict[str, Any]]
+    held: int
+    drawn: Samples
 
 
 def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> TrainingData:
-    """Read, split by episode, and take statistics, unless ``codecs`` has those of a checkpoint to be used instead.
+    """Read, split by recording, and take statistics, unless ``codecs`` has those of a checkpoint to be used instead.
 
-    Raises ``EpisodeError``, ``TrainError`` or ``ValueError``.
+    Raises ``EpisodeError``, ``BagError``, ``TrainError`` or ``ValueError``.
     """
     strangers = sorted(set(config.first) - set(config.streams))
     if strangers:
         raise TrainError(f"--first names {strangers}, which --streams {list(config.streams)} does not have; add them there.")
-    robots = [_read(folder, config) for folder in config.data]
-    names = [robot.name for robot in robots]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise TrainError(f"--data has several folders of the robots {twice}; put the episodes of a robot into one folder.")
+    sources = read_sources(config)
+    names = list(dict.fromkeys(source.robot for source in sources))
+    joints: dict[str, tuple[str, ...]] = {}
+    parts = [_part(source, config, joints.setdefault(source.robot, source.recordings[0].joints)) for source in sources]
+    robots = [[part for part in parts if part.source.robot == name] for name in names]
     contracts = [_contract(robot, config) for robot in robots]
-    drawn = [robot.train.samples(config.seed, 0) for robot in robots]
-    for robot, samples in zip(robots, drawn, strict=True):
-        if len(samples.ticks) == 0:
-            raise TrainError(f"no tick of {robot.folder} has features of every stream {config.streams}; check --delay-max.")
     if codecs:
         _check_contracts(contracts, codecs)
     else:
         shape = network_shape(contracts)
         codecs = [
-            _fitted(contract, robot.train.gather(samples), config, shape, number)
-            for number, (robot, contract, samples) in enumerate(zip(robots, contracts, drawn, strict=True))
+            _fitted(contract, robot, config, shape, number)
+            for number, (robot, contract) in enumerate(zip(robots, contracts, strict=True))
         ]
-    episodes = [episode for robot in robots for episode in robot.episodes]
-    held_out = [robot.held_out for robot in robots if robot.held_out is not None]
-    complete = len(held_out) == len(robots)  # numbers in a mixture are those of the codecs
+    recordings = [recording for source in sources for recording in source.recordings]
     summary: dict[str, object] = {
-        "tasks": sorted({episode.task for episode in episodes}),
+        "tasks": sorted({recording.task or recording.robot for recording in recordings}),
         "robots": names,
-        "episodes": len(episodes),
-        "held_out": sum(_held_out(len(robot.episodes), config) for robot in robots),
-        "successes": sum(episode.success for episode in episodes),
-        "samples": sum(len(samples.ticks) for samples in drawn),
-        "seconds": round(sum(len(episode.stamps) * episode.dt_ns for episode in episodes) / 1e9, 1),
+        "episodes": len(recordings),
+        "held_out": sum(part.held for part in parts),
+        "successes": sum(recording.success is True for recording in recordings),
+        "samples": sum(len(part.drawn.ticks) for part in parts),
+        "seconds": round(sum(recording.seconds for recording in recordings), 1),
     }
+    checked = [part for part in parts if part.held_out is not None]
     return TrainingData(
-        Mixture([robot.train for robot in robots]), Mixture(held_out) if complete else None, tuple(codecs), summary
+        _mixture(parts, [part.train for part in parts], names),
+        _mixture(checked, [part.held_out for part in checked if part.held_out is not None], names) if checked else None,
+        tuple(codecs),
+        summary,
     )
 
 
-def _read(folder: Path, config: TrainConfig) -> _Robot:
-    episodes = load_episodes(folder)
-    robots = sorted({episode.robot or f"adroit_{episode.task}" for episode in episodes})
-    if len(robots) > 1:
-        raise TrainError(f"{folder} mixes episodes of the robots {robots}; keep each in a folder of its own.")
-    order = np.random.default_rng([config.seed, 3]).permutation(len(episodes))
-    chosen = {int(k) for k in order[: _held_out(len(episodes), config)]}
-    parts = [[episode for k, episode in enumerate(episodes) if (k in chosen) == held_out] for held_out in (False, True)]
-    delay = (config.delay_min, config.delay_max)
-    train, validation = (
-        Windows(part, config.streams, config.horizon, round(config.chunk_dt * 1e9), delay, config.first) if part else None
-        for part in parts
-    )
-    assert train is not None  # at least one episode is left to train on
-    return _Robot(robots[0], folder, train, validation, episodes, load_extractors(folder))
+def _mixture(parts: Sequence[_Part], windows: Sequence[Windows], names: Sequence[str]) -> Mixture:
+    given = [part.source.weight for part in parts]
+    weights = [1.0 if weight is None else weight for weight in given] if any(given) else []
+    return Mixture(windows, [names.index(part.source.robot) for part in parts], weights)
 
 
-def _held_out(episodes: int, config: TrainConfig) -> int:
-    count = round(config.validation * episodes)
-    return min(max(count, 1), episodes - 1) if config.validation > 0 else count
+def _part(source: Source, config: TrainConfig, joints: tuple[str, ...]) -> _Part:
+    sources = list(dict.fromkeys(recording.source for recording in source.recordings))
+    held = _held_out(len(sources), config)
+    order = np.random.default_rng([config.seed, 3]).permutation(len(sources))
+    chosen = {sources[int(k)] for k in order[:held]}
+    split = [[r for r in source.recordings if (r.source in chosen) == held_out] for held_out in (False, True)]
+    train, held_out = (
+        Windows(
+            part, config.streams, config.horizon, round(config.chunk_dt * 1e9), (config.delay_min, config.delay_max), config.first,
+            history_ns=config.history_ns(), ages=source.ages, max_gap_s=config.max_gap, joints=joints,
+        ) if part else None
+        for part in split
+    )  # fmt: skip
+    assert train is not None  # at least one recording is left to train on
+    drawn = train.samples(config.seed, 0)
+    if len(drawn.ticks) == 0:
+        raise TrainError(
+            f"no tick of {source.path} has features of every stream {config.streams}; check --delay-max. In a bag, commands beside "
+            "the joint states and fresh inputs are needed too: see flow_policy inspect, --joint-state-max-age, --features-max-age."
+        )
+    return _Part(source, train, held_out if held_out and len(held_out.samples(0, 0).ticks) else None, len(split[1]), drawn)
 
 
-def _contract(robot: _Robot, config: TrainConfig) -> Contract:
-    rows = {SELECTABLE: _token_rows(robot, config)} if config.tokens else {}
+def _held_out(recordings: int, config: TrainConfig) -> int:
+    count = round(config.validation * recordings)
+    return min(max(count, 1), recordings - 1) if config.validation > 0 else count
+
+
+def _contract(robot: Sequence[_Part], config: TrainConfig) -> Contract:
+    first = robot[0]
+    extractors = _extractors(robot)
+    for part in robot[1:]:
+        if part.train.streams != first.train.streams:
+            raise TrainError(
+                f"the streams of {part.source.path} have {part.train.streams} (tokens, channels), those of {first.source.path} "
+                f"{first.train.streams}; compute all features of a robot with the same extractor."
+            )
+    rows = {SELECTABLE: _token_rows(first, extractors, config)} if config.tokens else {}
     return Contract(
-        robot=robot.name,
-        joints=robot.train.joints,
-        action_joints=robot.train.joints,
-        dt_ns=robot.train.chunk_dt_ns,
+        robot=first.source.robot,
+        joints=first.train.joints,
+        action_joints=first.train.joints,
+        dt_ns=first.train.chunk_dt_ns,
         horizon=config.horizon,
         streams=tuple(
             StreamContract(
                 name,
                 tokens,
                 channels,
-                robot.extractors.get(name, {}),
+                extractors.get(name, {}),
                 rows.get(name, ()),
                 "first" if name in config.first else "newest",
             )
-            for name, (tokens, channels) in robot.train.streams.items()
+            for name, (tokens, channels) in first.train.streams.items()
         ),
+        history_ns=first.train.history_ns,
     )
 
 
-def _token_rows(robot: _Robot, config: TrainConfig) -> tuple[int, ...]:
+def _extractors(robot: Sequence[_Part]) -> dict[str, dict[str, Any]]:
+    """What made the streams. Raises ``TrainError`` where two sources name different extractors."""
+    found: dict[str, dict[str, Any]] = {}
+    for source in (part.source for part in robot):
+        for name, extractor in source.extractors.items():
+            if found.setdefault(name, extractor) != extractor:
+                raise TrainError(
+                    f"the stream '{name}' of {source.path} was made by another extractor than that of {robot[0].source.path}; "
+                    f"compute all features of robot '{source.robot}' with the same."
+                )
+    return found
+
+
+def _token_rows(robot: _Part, extractors: dict[str, dict[str, Any]], config: TrainConfig) -> tuple[int, ...]:
     """Rows of the tokens that ``config.tokens`` names, ascending. Raises ``TrainError`` for a name that has none."""
     if SELECTABLE not in robot.train.streams:
         raise TrainError(
             f"--tokens selects from the stream '{SELECTABLE}', but --streams has only {list(config.streams)}. Add the "
             "stream or leave --tokens out."
         )
-    classes, tokens = robot.extractors.get(SELECTABLE, {}).get("classes", []), robot.train.streams[SELECTABLE][0]
+    classes, tokens = extractors.get(SELECTABLE, {}).get("classes", []), robot.train.streams[SELECTABLE][0]
     if len(classes) != tokens:
         raise TrainError(
-            f"--tokens needs the class names of '{SELECTABLE}' in {robot.folder / EXTRACTOR_FILE}: expected {tokens}, "
+            f"--tokens needs the class names of '{SELECTABLE}' in {robot.source.path / EXTRACTOR_FILE}: expected {tokens}, "
             f"one per token, given {classes}. Run `flow_policy featurize` again, or leave --tokens out."
         )
     unknown = [name for name in config.tokens if name not in classes]
     if unknown:
-        raise TrainError(f"--tokens has {unknown}, unknown in '{SELECTABLE}' of {robot.folder}; known: {classes}.")
+        raise TrainError(f"--tokens has {unknown}, unknown in '{SELECTABLE}' of {robot.source.path}; known: {classes}.")
     return tuple(row for row, name in enumerate(classes) if name in config.tokens)
 
 
-def _fitted(contract: Contract, batch: Batch, config: TrainConfig, shape: NetworkShape, number: int) -> Codec:
-    """The codec with the statistics of ``batch``."""
-    position = torch.from_numpy(batch.joint_position)
-    features = {name: torch.from_numpy(values) for name, values in batch.features.items()}
+def _fitted(contract: Contract, robot: Sequence[_Part], config: TrainConfig, shape: NetworkShape, number: int) -> Codec:
+    """The codec with the statistics of all samples drawn, each counted once whatever the weights."""
     transform = make_action_space(config.action_space, contract)
-    actions = transform.encode(torch.from_numpy(batch.actions), position)[torch.from_numpy(batch.mask)]
-    observations = raw_observation(contract, position, features)
+    observed, learned = StatisticsBuilder(), StatisticsBuilder()
+    for part in robot:
+        for start in range(0, len(part.drawn.ticks), GATHERED):
+            batch = part.train.gather(part.drawn.take(slice(start, start + GATHERED)))
+            position, features, history = _raw(batch)
+            observed.add(raw_observation(contract, position, features, history).numpy())
+            learned.add(transform.encode(torch.from_numpy(batch.actions), position)[torch.from_numpy(batch.mask)].numpy())
     return Codec(
         contract,
-        Normaliser.fit(VectorStatistics.of(observations.numpy()), config.normalisation),
-        Normaliser.fit(VectorStatistics.of(actions.numpy()), config.normalisation),
+        Normaliser.fit(observed.result(), config.normalisation),
+        Normaliser.fit(learned.result(), config.normalisation),
         config.action_space,
         shape,
         number,
@@ -212,7 +255,7 @@ def _check_contracts(contracts: Sequence[Contract], codecs: Sequence[Codec]) -> 
     theirs = [codec.contract for codec in codecs]
     if list(contracts) != theirs:
         differ = [
-            field for field in ("robot", "joints", "action_joints", "dt_ns", "horizon", "streams")
+            field for field in ("robot", "joints", "action_joints", "dt_ns", "horizon", "streams", "history_ns")
             if [getattr(c, field) for c in contracts] != [getattr(c, field) for c in theirs]
         ]  # fmt: skip
         raise TrainError(

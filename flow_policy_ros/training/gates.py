@@ -39,25 +39,30 @@ class Gate:
 @dataclass(frozen=True)
 class Batch:
     """Raw inputs of one robot: ``joint_position`` (B, J), ``features`` (B, tokens, channels) per stream, ``actions`` (B, H, a)
-    in rad or m."""
+    in rad or m; ``history`` (B, n, J), the joint positions before, where the contract has one."""
 
     joint_position: torch.Tensor
     features: dict[str, torch.Tensor]
     actions: torch.Tensor
+    history: torch.Tensor | None = None
+
+    def observed(self) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor | None]:
+        """What a path's ``observation`` takes."""
+        return self.joint_position, self.features, self.history
 
 
 @dataclass(frozen=True)
 class Path:
     """One way through the policy, from raw inputs to velocities.
 
-    ``module``: the network as this path runs it. ``observation(joint_position, features)``; ``encode(actions,
+    ``module``: the network as this path runs it. ``observation(joint_position, features, history)``; ``encode(actions,
     joint_position)`` and ``decode`` between rad or m and network actions; ``noise(observation)`` as this path draws it;
     ``velocity(x, t, observation)``; ``real`` (A,) bool, the dimensions that are not padding; ``normaliser_sha256``.
     """
 
     name: str
     module: nn.Module
-    observation: Callable[[torch.Tensor, dict[str, torch.Tensor]], Conditioning]
+    observation: Callable[[torch.Tensor, dict[str, torch.Tensor], torch.Tensor | None], Conditioning]
     encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     decode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     noise: Callable[[Conditioning], torch.Tensor]
@@ -154,7 +159,7 @@ def _mode(path: Path) -> Gate:
 
 
 def _noise(training: Path, deployed: Path, batch: Batch) -> list[Gate]:
-    drawn = {path.name: path.noise(path.observation(batch.joint_position, batch.features)) for path in (training, deployed)}
+    drawn = {path.name: path.noise(path.observation(*batch.observed())) for path in (training, deployed)}
     real = training.real
     dtypes, coarse, padded, moments = [], [], [], []
     for name, noise in drawn.items():
@@ -183,7 +188,7 @@ def _normaliser(training: Path, deployed: Path) -> Gate:
 
 
 def _observation(training: Path, deployed: Path, batch: Batch) -> Gate:
-    ours, theirs = (path.observation(batch.joint_position, batch.features) for path in (training, deployed))
+    ours, theirs = (path.observation(*batch.observed()) for path in (training, deployed))
     far = {name: _distance(getattr(ours, name).float(), getattr(theirs, name).float()) for name in vars(ours)}
     worst = max(far, key=lambda name: far[name])
     return Gate("observation_transform", far[worst] <= TOLERANCE, f"{worst} differs by {far[worst]:.2g} between the paths")
@@ -201,7 +206,7 @@ def _velocity(training: Path, deployed: Path, batch: Batch) -> Gate:
     """The main gate: the same noise and the same observation give the same velocity on both paths."""
     worst = 0.0
     with torch.no_grad():
-        observations = [path.observation(batch.joint_position, batch.features) for path in (training, deployed)]
+        observations = [path.observation(*batch.observed()) for path in (training, deployed)]
         noise = training.noise(observations[0]).float() * training.real
         for t in (0.0, 0.5, 0.9):
             times = torch.full((len(noise),), t)

@@ -22,14 +22,16 @@ SAMPLES = 64
 
 
 def raw_batch(data: TrainingData, seed: int = 0) -> list[Batch]:
-    """Raw inputs of ``SAMPLES`` training samples of each robot."""
+    """Raw inputs of ``SAMPLES`` training samples of each robot, from its first source."""
     batches = []
-    for windows in data.train.sources:
+    first = [data.train.embodiments.index(number) for number in range(len(data.codecs))]
+    for windows in (data.train.sources[k] for k in first):
         samples = windows.samples(seed, 0)
         chosen = np.random.default_rng([seed, 11]).integers(0, len(samples.ticks), SAMPLES)
         batch = windows.gather(samples.take(chosen))
         features = {name: torch.from_numpy(values) for name, values in batch.features.items()}
-        batches.append(Batch(torch.from_numpy(batch.joint_position), features, torch.from_numpy(batch.actions)))
+        history = None if batch.joint_history is None else torch.from_numpy(batch.joint_history)
+        batches.append(Batch(torch.from_numpy(batch.joint_position), features, torch.from_numpy(batch.actions), history))
     return batches
 
 
@@ -62,9 +64,12 @@ def training_path(model: FlowModel, codec: Codec, name: str = "training") -> Pat
 def deployed_path(policy: FlowPolicy) -> Path:
     """What a robot does with a loaded policy: one observation at a time, noise keyed by its stamp."""
 
-    def observation(joint_position: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditioning:
+    def observation(
+        joint_position: torch.Tensor, features: dict[str, torch.Tensor], history: torch.Tensor | None
+    ) -> Conditioning:
+        past = joint_position.new_zeros(len(joint_position), 0, 0) if history is None else history
         rows = [
-            Observation(k, position.numpy(), {name: values[k].numpy() for name, values in features.items()}, {})
+            Observation(k, position.numpy(), {name: values[k].numpy() for name, values in features.items()}, {}, past[k].numpy())
             for k, position in enumerate(joint_position)
         ]
         return Conditioning.cat([policy.conditioning(row) for row in rows])

@@ -70,7 +70,8 @@ def policy_described(checkpoint: Checkpoint) -> str:
 
 def _robot_described(codec: Codec) -> str:
     contract = codec.contract
-    streams = [_described(stream) for stream in contract.streams]
+    past = [f"those {', '.join(f'{-offset / 1e6:g}' for offset in contract.history_ns)} ms before"] if contract.history_ns else []
+    streams = past + [_described(stream) for stream in contract.streams]
     return (
         f"Robot `{contract.robot}`: observes {len(contract.joints)} joint positions"
         f"{''.join(' and ' + stream for stream in streams)}; returns chunks of {contract.horizon} positions of "

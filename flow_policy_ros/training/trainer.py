@@ -1,4 +1,4 @@
-"""Flow matching on recorded episodes: windows in, checkpoint folder with averaged weights out."""
+"""Flow matching on recordings: windows in, checkpoint folder with averaged weights out."""
 
 from __future__ import annotations
 

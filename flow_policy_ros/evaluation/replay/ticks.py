@@ -18,6 +18,10 @@ from flow_policy_ros.data.bag_events import (
     JointStateEvent,
 )
 
+LONGEST_GAP_NS = 20_000_000_000
+"""Of a gap in which nothing is received only so much is ticked: by then the robot stands, and nothing can happen any more. Stamps
+that are wrong by years would otherwise be ticked through."""
+
 
 @dataclass
 class TickInputs:
@@ -51,7 +55,8 @@ def ticks(events: Iterable[BagEvent], period_ns: int) -> Iterator[TickInputs]:
     """The ticks of ``events`` (ascending in ``received``), ``period_ns`` apart, from the receipt of the first joint state on.
 
     What was received before that belongs to the first tick. Without a joint state there is no tick at all; the last tick is
-    the first one at or after the last event. Ticks in a gap of the recording are empty.
+    the first one at or after the last event. Ticks in a gap of the recording are empty; of one longer than ``LONGEST_GAP_NS`` the
+    rest is left out, and the ticks go on with those of the same grid.
     """
     if period_ns <= 0:
         raise ValueError(f"the control period is {period_ns} ns, expected above zero.")
@@ -67,9 +72,11 @@ def ticks(events: Iterable[BagEvent], period_ns: int) -> Iterator[TickInputs]:
                 tick.add(one)
             early.clear()
             continue
+        until = tick.now + LONGEST_GAP_NS
         while event.received > tick.now:
             yield tick
-            tick = TickInputs(tick.now + period_ns)
+            step = 1 if tick.now < until else -((tick.now - event.received) // period_ns)
+            tick = TickInputs(tick.now + step * period_ns)
         tick.add(event)
     if tick is not None:
         yield tick

@@ -1,0 +1,174 @@
+"""Chunks beside what was recorded: each is kept until the recording has passed its end, then handed out with the recorded
+commands at its points' instants. What is made of the difference is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_policy_ros.data.bag_events import CommandEvent
+from flow_policy_ros.evaluation.replay.records import ReplayChunk
+from flow_policy_ros.runtime.joint_limits import JointLimits
+from flow_policy_ros.runtime.types import FloatArray
+
+LINE_NS = 200_000_000
+"""Between recorded commands no farther apart than this the command is a straight line; over a longer gap it is held."""
+PATIENCE_NS = 1_000_000_000
+"""A chunk is waited for no longer than this after its end: the recording of commands may have ended before the recording."""
+
+
+@dataclass(frozen=True)
+class ComparedChunk:
+    """``sampled`` with its points in the robot's joint order: ``stamps`` (H,) ns, ``predicted`` and ``recorded`` (H, J) rad or m,
+    ``hold`` (J,) the recorded command at the chunk's own instant. NaN where a joint or instant is not known."""
+
+    sampled: ReplayChunk
+    stamps: NDArray[np.int64]
+    predicted: FloatArray
+    recorded: FloatArray
+    hold: FloatArray
+
+
+class RecordedTrack:
+    """Recorded commands of the last while, in the robot's joint order; ``refused`` counts those whose stamps went back."""
+
+    def __init__(self, joints: tuple[str, ...]) -> None:
+        self.refused = 0
+        self.first: tuple[int, FloatArray] | None = None  # stamp and row of the first command
+        self._joints = joints
+        self._stamps = np.empty(256, dtype=np.int64)
+        self._rows = np.empty((256, len(joints)))
+        self._count = 0
+        self._columns: dict[tuple[str, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    @property
+    def newest(self) -> int | None:
+        """Stamp of the newest command, ns; None before the first."""
+        return int(self._stamps[self._count - 1]) if self._count else None
+
+    def row(self, command: CommandEvent) -> FloatArray:
+        """Positions (J,) in the robot's order, NaN for joints that the command does not name; unknown names do not count."""
+        if command.names == self._joints:
+            return command.position
+        if command.names not in self._columns:
+            pairs = [(self._joints.index(name), k) for k, name in enumerate(command.names) if name in self._joints]
+            into, out_of = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+            self._columns[command.names] = into, out_of
+        into, out_of = self._columns[command.names]
+        row = np.full(len(self._joints), np.nan)
+        row[into] = command.position[out_of]
+        return row
+
+    def add(self, command: CommandEvent) -> FloatArray | None:
+        """Take a command; its row (``row``), or None when its stamp is not after the last one's."""
+        newest = self.newest
+        if newest is not None and command.stamp <= newest:
+            self.refused += 1
+            return None
+        if self._count == len(self._stamps):
+            self._stamps = np.concatenate([self._stamps, np.empty_like(self._stamps)])
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        row = self.row(command)
+        if self.first is None:
+            self.first = command.stamp, row
+        self._stamps[self._count] = command.stamp
+        self._rows[self._count] = row
+        self._count += 1
+        return row
+
+    def forget_before(self, stamp: int) -> None:
+        """What is before ``stamp`` will not be asked for."""
+        stale = int(np.searchsorted(self._stamps[: self._count], stamp, side="right")) - 1
+        if stale > len(self._stamps) // 2:
+            left = self._count - stale
+            self._stamps[:left] = self._stamps[stale : self._count].copy()
+            self._rows[:left] = self._rows[stale : self._count].copy()
+            self._count = left
+
+    def at(self, stamps: NDArray[np.int64]) -> FloatArray:
+        """Commands (N, J) at the instants ``stamps`` (N,) ns; NaN before the first and after the last command."""
+        result = np.full((len(stamps), len(self._joints)), np.nan)
+        if not self._count:
+            return result
+        known, rows = self._stamps[: self._count], self._rows[: self._count]
+        inside = (stamps >= known[0]) & (stamps <= known[-1])
+        asked = stamps[inside]
+        low = np.clip(np.searchsorted(known, asked, side="right") - 1, 0, max(0, self._count - 2))
+        high = np.minimum(low + 1, self._count - 1)
+        gap = np.maximum(known[high] - known[low], 1)
+        share = np.where(gap > LINE_NS, asked >= known[high], (asked - known[low]) / gap)
+        between = rows[low] + share[:, None] * (rows[high] - rows[low])
+        # A joint that only one of the two commands names has no line; at the command itself it is known all the same.
+        result[inside] = np.where(share[:, None] == 0.0, rows[low], between)
+        return result
+
+
+class ChunkComparison:
+    """Pairs the chunks of one replay with the recorded commands. Bounded: a chunk is let go of soon after its end.
+
+    While a chunk is handed out, ``track`` knows the commands from ``before_ns`` before its stamp to ``after_ns`` after its end, as
+    far as there are any.
+    """
+
+    def __init__(self, joints: tuple[str, ...], before_ns: int = 0, after_ns: int = 0) -> None:
+        self.track = RecordedTrack(joints)
+        self._joints = joints
+        self._before_ns, self._after_ns = before_ns, after_ns
+        self._pending: deque[ReplayChunk] = deque()
+
+    def on_recorded(self, command: CommandEvent) -> FloatArray | None:
+        """Take a recorded command; see ``RecordedTrack.add``."""
+        return self.track.add(command)
+
+    def on_chunk(self, sampled: ReplayChunk) -> None:
+        """Take a chunk that was sampled."""
+        self._pending.append(sampled)
+
+    def passed(self, now: int) -> list[ComparedChunk]:
+        """Chunks whose end the recording has passed by ``now`` (ns), oldest first."""
+        if not self._pending or not self._past(self._pending[0], now):
+            return []
+        # Those handed out last may still have been looked at beside their commands; these are let go of now.
+        self.track.forget_before(self._pending[0].chunk.stamp - self._before_ns)
+        done = []
+        while self._pending and self._past(self._pending[0], now):
+            done.append(self._compared(self._pending.popleft()))
+        return done
+
+    def rest(self) -> list[ComparedChunk]:
+        """The chunks that the recording ended in."""
+        rest = [self._compared(sampled) for sampled in self._pending]
+        self._pending.clear()
+        return rest
+
+    def _past(self, sampled: ReplayChunk, now: int) -> bool:
+        end, newest = sampled.chunk.end() + self._after_ns, self.track.newest
+        return now >= end and ((newest is not None and newest >= end) or now >= end + PATIENCE_NS)
+
+    def _compared(self, sampled: ReplayChunk) -> ComparedChunk:
+        chunk = sampled.chunk
+        stamps = chunk.stamp + chunk.dt_ns * np.arange(len(chunk.positions), dtype=np.int64)
+        predicted = in_order(self._joints, chunk.names, chunk.positions)
+        recorded = self.track.at(np.concatenate([[chunk.stamp], stamps]))
+        return ComparedChunk(sampled, stamps, predicted, recorded[1:], recorded[0])
+
+
+def in_order(joints: tuple[str, ...], names: tuple[str, ...], positions: FloatArray) -> FloatArray:
+    """``positions`` (H, A) of ``names`` as (H, J) of ``joints``; NaN for joints without a column."""
+    if names == joints:
+        return positions
+    result = np.full((len(positions), len(joints)), np.nan)
+    for k, name in enumerate(names):
+        if name in joints:
+            result[:, joints.index(name)] = positions[:, k]
+    return result
+
+
+def spans(limits: JointLimits) -> FloatArray:
+    """Command range (J,) of each joint, rad or m: a turn for one without stops, and for one that may not move at all."""
+    span = limits.upper - limits.lower
+    return np.where(np.isfinite(span) & (span > 0.0), np.minimum(span, 2 * np.pi), 2 * np.pi)

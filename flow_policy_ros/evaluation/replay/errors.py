@@ -1,0 +1,75 @@
+"""How far chunks are from what was recorded, by joint and by look-ahead step, beside the error of not moving at all.
+
+This is open loop: the policy is shown recorded states, whatever it said. A good policy is not the expert that recorded, and one
+that copies the measured position has a small error and does nothing. So these figures describe and alone condemn nobody; the
+error of holding the command of the chunk's instant (persistence) says what an error of this size means in this recording.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_policy_ros.evaluation.replay.comparison import ComparedChunk
+from flow_policy_ros.runtime.types import FloatArray
+
+
+class Errors:
+    """Sums over chunks of H points and J joints."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        self._ahead_s: FloatArray | None = None
+
+    def add(self, compared: ComparedChunk) -> None:
+        """Take a chunk; points that have no recorded command do not count."""
+        if self._ahead_s is None:
+            self._ahead_s = (compared.stamps - compared.sampled.chunk.stamp) / 1e9
+            self._count, self._predicted, self._hold = (np.zeros(compared.predicted.shape) for _ in range(3))
+        predicted, hold = np.abs(compared.predicted - compared.recorded), np.abs(compared.hold - compared.recorded)
+        known = np.isfinite(predicted) & np.isfinite(hold)
+        if not known.any():
+            return
+        self.chunks += 1
+        self._count += known
+        self._predicted += np.where(known, predicted, 0.0)
+        self._hold += np.where(known, hold, 0.0)
+
+    def result(self, joints: tuple[str, ...], motion: FloatArray, moving: NDArray[np.bool_]) -> dict[str, Any]:
+        """``error`` and ``error_hold`` by joint (rad or m), ``error_by_step``, ``error_share`` and ``error_start`` (of
+        the first point) as shares of the joint's ``motion`` (J,) in the recording, over the ``moving`` joints (J,), and
+        ``error_total``, the ratio to holding."""
+        nothing: dict[str, Any] = {
+            "error": {}, "error_hold": {}, "error_by_step": {"ahead_s": [], "predicted": [], "hold": []},
+            "error_share": None, "error_start": None, "error_total": None,
+        }  # fmt: skip
+        if self._ahead_s is None or not self.chunks:
+            return nothing
+        points = self._count.sum(axis=0)
+        known = points > 0
+        predicted, hold = (total.sum(axis=0) / np.maximum(points, 1) for total in (self._predicted, self._hold))
+        judged = known & moving
+        by_step: dict[str, list[float | None]] = {
+            "ahead_s": [round(float(ahead), 6) for ahead in self._ahead_s],
+            "predicted": self._shares(self._predicted, judged, motion),
+            "hold": self._shares(self._hold, judged, motion),
+        }
+        share = float(np.mean(predicted[judged] / motion[judged])) if judged.any() else None
+        hold_share = float(np.mean(hold[judged] / motion[judged])) if judged.any() else None
+        return {
+            "error": {joint: float(value) for joint, value, is_known in zip(joints, predicted, known, strict=True) if is_known},
+            "error_hold": {joint: float(value) for joint, value, is_known in zip(joints, hold, known, strict=True) if is_known},
+            "error_by_step": by_step,
+            "error_share": share,
+            "error_start": by_step["predicted"][0],
+            "error_total": share / hold_share if share is not None and hold_share else None,
+        }
+
+    def _shares(self, total: FloatArray, judged: NDArray[np.bool_], motion: FloatArray) -> list[float | None]:
+        """Mean over the judged joints at each step, None where none is known."""
+        count = self._count[:, judged]
+        share = total[:, judged] / np.maximum(count, 1) / motion[judged]
+        there = (count > 0).sum(axis=1)
+        return [float(row.sum() / n) if n else None for row, n in zip(np.where(count > 0, share, 0.0), there, strict=True)]

@@ -1,0 +1,274 @@
+"""The recorder node: what a robot's topics say, into bags, message by message as it came over the wire.
+
+Topics are looked for all the time, so that one that appears late is recorded too. Subscriptions live on between episodes: an
+episode misses nothing at its beginning. Writing is ``recorder_episode``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.subscription import Subscription
+from std_srvs.srv import SetBool, Trigger
+
+from flow_policy_ros.data.bags.definitions import message_type
+from flow_policy_ros.nodes.recorder_episode import EpisodeReport, Source
+from flow_policy_ros.nodes.recorder_keys import HELP, Operator, Terminal
+from flow_policy_ros.nodes.recorder_report import figures, judge, line, state, summary
+from flow_policy_ros.nodes.recorder_session import Session
+from flow_policy_ros.nodes.recorder_topics import Losses, message_class, offered_text, reader_for, selection
+from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
+from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.diagnostics import diagnostics, status
+from flow_policy_ros.ros.parameters import NodeParameters, robot_of
+from flow_policy_ros.runtime.parameters import ParameterError, RecorderParameters
+
+LOOK_S, KEYS_S = 0.5, 0.05
+AT_ONCE = 100
+TELLS_INFO = hasattr(Subscription, "CallbackType")
+"""Whether rclpy hands a message's information to the callback (from Iron on); without it losses cannot be counted."""
+
+
+@dataclass
+class Listener:
+    """A subscription as it is, and what was heard on it."""
+
+    source: Source
+    reader: QoSProfile
+    subscription: Any
+    losses: Losses
+
+
+class RecorderNode(ClosableNode):
+    """Services ``record/start``, ``stop``, ``discard`` and ``success``. An ``operator`` is shown the state and may press keys."""
+
+    def __init__(self, operator: Operator | None = None) -> None:
+        super().__init__("recorder_node")
+        robot = robot_of(self)
+        self._settings = NodeParameters(self, robot, ("recorder",)).block(RecorderParameters)
+        if self._settings.report and not Path(self._settings.report).parent.is_dir():
+            raise ParameterError(f"the parameter recorder.report is {self._settings.report}; its folder does not exist, create it.")
+        self._session = Session(self._settings, robot.name)
+        self._selection = selection(self, robot, self._settings.topics.split(), self._settings.everything)
+        self._operator = operator
+        self._listeners: dict[str, Listener] = {}
+        self._problems: dict[str, str] = {}  # topic → why it is not recorded
+        self._silent: list[str] = []
+        self._received = 0
+        self.failed = ""
+        """Why the last episode ended, or none began, if nobody asked."""
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        for name, act in (("start", self.start), ("stop", self.stop), ("discard", self.discard)):
+            self.create_service(Trigger, f"record/{name}", self._service(act))
+        self.create_service(SetBool, "record/success", self._on_success)
+        self._look()
+        self.create_timer(LOOK_S, self._look, clock=STEADY)
+        self.create_timer(1.0, self._report, clock=STEADY)
+        if operator is not None:
+            self.create_timer(KEYS_S, self._keys, clock=STEADY)
+        self._to_start = self._settings.autostart
+        if self._to_start and not self._simulated:
+            self._to_start = False
+            self.get_logger().info(self.start())
+
+    @property
+    def report_file(self) -> str:
+        """Where ``figures`` of all episodes go at the end; "" for nowhere."""
+        return self._settings.report
+
+    @property
+    def reports(self) -> list[EpisodeReport]:
+        """Of the episodes that were recorded and kept."""
+        return self._session.reports
+
+    def start(self) -> str:
+        """Begin an episode; what there is to say. Raises ``ValueError``."""
+        if self._now() <= 0:
+            raise ValueError("there is no time yet: use_sim_time is set, and nobody publishes /clock.")
+        episode = self._session.begin()
+        self.failed = ""
+        for topic, listener in self._listeners.items():
+            listener.losses.restart()
+            if listener.reader.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                self._listen(topic, listener.source, listener.reader)  # anew, so that what was said before is said again
+        return f"recording {episode.path}"
+
+    def stop(self) -> str:
+        """End the episode; what there is to say. Raises ``ValueError``."""
+        return summary(self._end())
+
+    def discard(self) -> str:
+        """Delete the episode that runs or ended last. Raises ``ValueError``."""
+        return f"{self._session.discard()} was deleted"
+
+    def close(self) -> None:
+        """End the episode that runs."""
+        if self._session.episode is not None:
+            self.get_logger().info(self.stop())
+
+    def _end(self) -> EpisodeReport:
+        lost = {topic: x.losses.heard for topic, x in self._listeners.items()}
+        report = self._session.end(lost)
+        if report.problem:
+            self.failed = report.problem
+            self.get_logger().error(f"{report.path.name} was ended: {report.problem}")
+        return report
+
+    def _look(self) -> None:
+        """Meet publishers that have come since the last time, and those that changed."""
+        published = {
+            name: kinds for name, kinds in self.get_topic_names_and_types() if self.count_publishers(name)
+        }
+        self._silent = self._selection.silent(published)
+        for topic in self._selection.wanted(published):
+            offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
+            if not offered:
+                continue
+            kind = published[topic][0]
+            reader = reader_for(offered, kind)
+            known = self._listeners.get(topic)
+            if known is None and topic in self._problems:
+                continue
+            if known is None or (known.reader.reliability, known.reader.durability) != (reader.reliability, reader.durability):
+                self._listen(topic, Source(topic, message_type(kind), offered_text(offered)), reader)
+            if len(published[topic]) > 1:
+                self._problem(topic, f"it has several types ({', '.join(published[topic])}); only {kind} is recorded.")
+
+    def _listen(self, topic: str, source: Source, reader: QoSProfile) -> None:
+        try:
+            kind = message_class(source.what.name)
+        except ValueError as error:
+            self._problem(topic, str(error))
+            return
+        known = self._listeners.get(topic)
+        losses = Losses() if known is None else known.losses
+        keep = self._keeper(source, losses)
+
+        def take(data: bytes, info: Any = None) -> None:
+            keep(data, info)
+            for _ in range(AT_ONCE):  # what waits behind it costs no further turn of the executor
+                with subscription.handle:
+                    more = subscription.handle.take_message(kind, True)
+                if more is None:
+                    return
+                keep(*more)
+
+        callback = (lambda data, info: take(data, info)) if TELLS_INFO else (lambda data: take(data))
+        subscription: Any = self.create_subscription(kind, topic, callback, reader, raw=True)
+        if known is not None:
+            self.destroy_subscription(known.subscription)
+        self._listeners[topic] = Listener(source, reader, subscription, losses)
+
+    def _keeper(self, source: Source, losses: Losses) -> Callable[[bytes, Any], None]:
+        def keep(data: bytes, info: Any) -> None:
+            received = self._now()
+            number = losses.note(info)
+            self._received += 1
+            published = None if info is None or self._simulated else info.get("source_timestamp")
+            self._session.put(source, received, data, published, number)
+
+        return keep
+
+    def _problem(self, topic: str, why: str) -> None:
+        if topic not in self._problems:
+            self.get_logger().warning(f"topic {topic}: {why}")
+        self._problems[topic] = why
+
+    def _now(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _service(self, act: Callable[[], str]) -> Callable[[Any, Any], Any]:
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                response.success, response.message = True, act()
+            except ValueError as error:
+                response.success, response.message = False, str(error)
+            self.get_logger().info(response.message)
+            return response
+
+        return answer
+
+    def _on_success(self, request: Any, response: Any) -> Any:
+        return self._service(lambda: self._label(bool(request.data)))(request, response)
+
+    def _label(self, success: bool) -> str:
+        return f"{self._session.label(success).name} is a {'success' if success else 'failure'}"
+
+    def _keys(self) -> None:
+        """Do what was pressed. A key that cannot be obeyed says why."""
+        assert self._operator is not None
+        actions: dict[str, Callable[[], str]] = {
+            " ": self.start if self._session.episode is None else self.stop,
+            "d": self.discard,
+            "s": lambda: self._label(True),
+            "f": lambda: self._label(False),
+            "q": self._quit,
+        }
+        for key in self._operator.pressed():
+            try:
+                line = actions.get(key, lambda: HELP)()
+            except ValueError as error:
+                line = str(error)
+            self.get_logger().info(line)
+            actions[" "] = self.start if self._session.episode is None else self.stop
+
+    def _start_by_itself(self) -> None:
+        try:
+            self.get_logger().info(self.start())
+        except ValueError as error:
+            self.failed = str(error)
+            self.get_logger().error(self.failed)
+            self._quit()
+
+    def _quit(self) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return "ending"
+
+    def _report(self) -> None:
+        if self._to_start and self._now() > 0:  # simulated time has begun
+            self._to_start = False
+            self._start_by_itself()
+        if self._session.episode is not None and not self._session.episode.running:
+            self._end()
+            if self._settings.autostart:
+                self._quit()
+        episode, last = self._session.episode, self._session.last
+        lost = {topic: x.losses.heard for topic, x in self._listeners.items()} if episode else dict(last.lost if last else {})
+        values = state(self._session, len(self._listeners), self._received, lost)
+        level, message = judge(values, self.failed, self._silent, self._problems)
+        self._diagnostics.publish(diagnostics(self._now(), status("recorder", level, message, values)))
+        if self._operator is not None:
+            self._operator.show(f"{line(values)}  {message}  ({HELP})")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 1 when an episode was ended by the disk."""
+    nodes: list[RecorderNode] = []
+    with Terminal() if Terminal.present() else nullcontext() as operator:
+
+        def build() -> RecorderNode:
+            nodes.append(RecorderNode(operator))
+            return nodes[0]
+
+        # EventsExecutor fails at callbacks that want a message's information, by which losses are counted.
+        code = run(build, args, executor_for=SingleThreadedExecutor)
+    for node in nodes:
+        if node.report_file:
+            Path(node.report_file).write_text(json.dumps(figures(node.reports), indent=1) + "\n")
+        code = code or int(bool(node.failed) or any(report.problem for report in node.reports))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

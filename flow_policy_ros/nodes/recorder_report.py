@@ -1,0 +1,84 @@
+"""What the recorder says of itself: on ``/diagnostics``, on the terminal, in words and in a file of figures. It decides nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flow_policy_ros.nodes.recorder_episode import GB, EpisodeReport
+from flow_policy_ros.nodes.recorder_session import Session
+from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts
+
+
+def state(session: Session, topics: int, received: int, lost: Mapping[str, int | None]) -> dict[str, object]:
+    """The values on ``/diagnostics``: of the episode that runs, else of the last. ``lost`` by topic, None where it is not known."""
+    episode, last = session.episode, session.last
+    now = episode or last
+    overflow = dict(now.overflow) if now else {}
+    known = all(count is not None for count in lost.values())
+    return {
+        "state": "idle" if episode is None else "recording",
+        "episode": now.path if now else "",
+        "topics": topics,
+        "received": received,
+        "messages": now.messages if now else 0,
+        "seconds": now.seconds if now else 0.0,
+        "size_mb": (now.size if now else 0) / 1e6,
+        "waiting_mb": (episode.waiting if episode else 0) / 1e6,
+        "free_gb": shutil.disk_usage(session.folder).free / GB,
+        "lost": sum(count or 0 for count in lost.values()) if known else "",
+        **counts("lost", {topic: count or 0 for topic, count in lost.items()}),
+        **counts("overflow", overflow),
+    }
+
+
+def judge(
+    values: Mapping[str, object], failed: str, silent: Sequence[str], problems: Mapping[str, str]
+) -> tuple[bytes, str]:
+    """Level and message. ``failed`` is why the last episode ended if nobody asked; ``silent`` topics have no publisher,
+    ``problems`` say why a topic is not recorded."""
+    if failed:
+        return ERROR, failed
+    if any(key.startswith("overflow.") for key in values):
+        return ERROR, "the disk is too slow: messages were dropped. Record less, compress less, or use another disk."
+    if silent:
+        return WARN, f"nobody publishes {', '.join(silent)}. Check that it runs and that the robot file names its topic."
+    if problems:
+        return WARN, "; ".join(f"topic {topic}: {why}" for topic, why in problems.items())
+    return (WARN, "messages were lost on the way") if values["lost"] else (OK, str(values["state"]))
+
+
+def line(values: Mapping[str, object]) -> str:
+    """The figures in a line for the terminal."""
+    form = "{state}  {seconds:.0f} s  {messages} messages  {size_mb:.1f} MB  {free_gb:.1f} GB free  lost {lost}"
+    return form.format(**values)
+
+
+def summary(report: EpisodeReport) -> str:
+    """An episode in a sentence."""
+    lost = [count for count in report.lost.values() if count is not None]
+    parts = [f"{report.path}: {report.messages} messages, {report.seconds:.1f} s, {report.size / 1e6:.1f} MB"]
+    parts.append(f"{sum(lost)} lost on the way" if len(lost) == len(report.lost) else "losses on the way are not known")
+    if report.overflow:
+        parts.append(f"{sum(report.overflow.values())} dropped because the disk was too slow")
+    return ", ".join(parts)
+
+
+def figures(reports: list[EpisodeReport]) -> dict[str, Any]:
+    """What was recorded, for a file of figures."""
+    return {
+        "episodes": [
+            {
+                "path": str(report.path),
+                "seconds": round(report.seconds, 3),
+                "bytes": report.size,
+                "messages": report.messages,
+                "topics": dict(report.counts),
+                "lost": {topic: count for topic, count in report.lost.items() if count != 0},
+                "overflow": dict(report.overflow),
+                "problem": report.problem,
+            }
+            for report in reports
+        ]
+    }
