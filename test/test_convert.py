@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,46 @@ def test_a_full_disk_is_a_sentence_and_the_command_goes_on_later(tmp_path: Path,
     assert not (tmp_path / "set" / "meta" / "info.json").exists()
     assert main(words) == 0
     assert len(open_dataset(tmp_path / "set").episodes) == 2
+
+
+def test_a_killed_run_leaves_nobody_behind_and_can_be_taken_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot = robot_file(tmp_path)
+    for k in range(3):
+        make_bag(tmp_path / "bags" / f"bag{k}", 8.0 if k else 0.5, seed=k)
+    words = ["convert", str(tmp_path / "bags"), "--robot", str(robot), "--out", str(tmp_path / "set"), "--fps", "200"]
+    words += ["--jobs", "2"]
+    command = [sys.executable, "-m", "flow_policy_ros", *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        wait_for(lambda: any((tmp_path / "set").glob(".conversion/*/.episode*")))
+        assert main(words) == 2
+        assert "another conversion is working in" in capsys.readouterr().err
+        workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    finally:
+        process.kill()
+        process.wait()
+    assert len(workers) >= 2
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    assert not (tmp_path / "set" / "meta").exists()
+    assert main(words) == 0
+    assert len(open_dataset(tmp_path / "set").episodes) == 3
+
+
+def alive(pid: int) -> bool:
+    """Not gone, nor only waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited for a minute")
 
 
 def test_episodes_become_a_dataset_and_episodes_again(tmp_path: Path) -> None:

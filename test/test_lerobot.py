@@ -128,7 +128,7 @@ def test_statistics_are_those_of_all_rows_whatever_the_order_of_merging() -> Non
         assert np.array_equal(result["min"], rows.min(axis=0)) and np.array_equal(result["max"], rows.max(axis=0))
         for name, fraction in (("q01", 0.01), ("q50", 0.5), ("q99", 0.99)):
             rank = np.searchsorted(rows[:, 0], result[name][0]) / len(rows)
-            assert abs(rank - fraction) < 0.005
+            assert abs(rank - fraction) < 0.0003
             assert result[name][1] == 0.25
         assert result["count"] == [60_000]
 
@@ -321,3 +321,16 @@ def test_many_episodes_share_files_and_fill_several(tmp_path: Path, monkeypatch:
             assert np.array_equal(a.state, b.state) and a.stamp == b.stamp
             error = decode(a.images["front"]).astype(float) - decode(b.images["front"])
             assert np.mean(error**2) < 70
+
+
+def test_episodes_are_found_however_the_rows_are_grouped(tmp_path: Path) -> None:
+    """LeRobot's converter writes one group for a whole file; others write groups that end within episodes."""
+    root = write(tmp_path, V30, "png")
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    for size in (1000, 5):
+        pq.write_table(table, data, row_group_size=size)
+        dataset = open_dataset(root)
+        for entry, length in zip(dataset.episodes, (7, 8, 9), strict=True):
+            read, written = list(dataset.frames(entry, dataset.cameras)), frames(length, entry.number)
+            assert [frame.state.tolist() for frame in read] == [frame.state.tolist() for frame in written]

@@ -85,7 +85,7 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, object]
 
     if arguments.robot is None:
         raise EpisodeError(f"{paths[0]} names no joints and cameras of a robot; give the robot file: --robot.")
-    robot = load_robot(arguments.robot)
+    robot = load_robot(resources.robot_file(arguments.robot))
     if not robot.cameras:
         raise EpisodeError(f"robot file {robot.path} has no camera; add one under robot.cameras.")
     extractor = DetectionFeatures(load_detector(arguments.detector or resources.checkpoint(f"{robot.name}_detector")))

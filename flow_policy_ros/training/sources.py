@@ -18,6 +18,7 @@ from flow_policy_ros.data.lerobot.read import is_dataset
 from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
 from flow_policy_ros.data.recording import Recording, read_recordings
 from flow_policy_ros.data.windows import Ages
+from flow_policy_ros.resources import robot_file
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.robot import Robot, load_robot
 from flow_policy_ros.training.config import TrainConfig, TrainError
@@ -50,7 +51,7 @@ def read_sources(config: TrainConfig) -> list[Source]:
             f"--robot has {len(config.robot)} robot files for {[str(path) for path in foreign]}; expected one, or one for each of "
             "them in this order. It says which topics and joints are the robot's."
         )
-    robots = [load_robot(file) for file in config.robot]
+    robots = [load_robot(robot_file(file)) for file in config.robot]
     of_path = dict(zip(foreign, robots if len(robots) == len(foreign) else robots * len(foreign), strict=False))
     read = []
     for path, weight in entries:

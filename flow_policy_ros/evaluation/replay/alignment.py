@@ -23,7 +23,7 @@ POINTS = 16
 """Points of a chunk that are compared at each shift, at most."""
 APART_NS = 40_000_000
 """Between two chunks that are looked at, at least: neighbours say the same. Five times as much after the first ``MANY``."""
-MANY = 256
+MANY = 128
 LEAST_SPREAD = 0.01
 """A joint's deviation counts as no less than this share of its command range: else a still joint would fit nothing."""
 GAIN = 0.5

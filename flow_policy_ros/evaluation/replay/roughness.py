@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flow_policy_ros.evaluation.replay.comparison import ComparedChunk
 from flow_policy_ros.runtime.types import FloatArray
 
-KEPT = 2048
+KEPT = 512
 """Chunks whose figures are kept, at most: then every other one is dropped and every second one is looked at, and so on."""
 WHITE = np.sqrt(20.0)
 LEAST_MOTION = 0.05

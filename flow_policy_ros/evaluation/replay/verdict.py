@@ -168,7 +168,7 @@ def _frozen(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     value = metrics["frozen"]
     if value is None:
         return Check("frozen", None, limits.frozen, True, "not judged: too few chunks, or nothing moves in the recording.")
-    sentence = f"chunks vary over time {value:.2g} times as much as the recording"
+    sentence = f"chunks vary over time {value:.2f} times as much as the recording"
     if value >= limits.frozen:
         return Check("frozen", value, limits.frozen, True, f"{sentence}.")
     return Check("frozen", value, limits.frozen, False, f"{sentence}: the policy says the same whatever it is shown.")
