@@ -334,3 +334,17 @@ def test_episodes_are_found_however_the_rows_are_grouped(tmp_path: Path) -> None
         for entry, length in zip(dataset.episodes, (7, 8, 9), strict=True):
             read, written = list(dataset.frames(entry, dataset.cameras)), frames(length, entry.number)
             assert [frame.state.tolist() for frame in read] == [frame.state.tolist() for frame in written]
+
+
+@pytest.mark.parametrize("version", [V30, V21])
+def test_frames_are_counted_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("flow_policy_ros.data.lerobot.staging.GROUP_ROWS", 4)  # an episode is written in several goes
+    root = write(tmp_path, version, "png")
+    tables = [pq.read_table(path).select(["index", "episode_index", "frame_index", "timestamp", "task_index"]).to_pydict()
+              for path in sorted((root / "data").rglob("*.parquet"))]
+    columns = {name: [value for table in tables for value in table[name]] for name in tables[0]}
+    numbers = [k for length in (7, 8, 9) for k in range(length)]
+    assert columns["index"] == list(range(24)) and columns["frame_index"] == numbers
+    assert columns["episode_index"] == [0] * 7 + [1] * 8 + [2] * 9 and columns["task_index"] == [0] * 15 + [1] * 9
+    assert np.array_equal(columns["timestamp"], (np.array(numbers) / 10).astype(np.float32))
+    assert not list(tmp_path.rglob(".*"))

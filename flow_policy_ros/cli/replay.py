@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
 if TYPE_CHECKING:
+    import tyro
+
     from flow_policy_ros.evaluation.replay.pool import Done
     from flow_policy_ros.evaluation.replay.run import Job
 
 HELP = "run a policy over recordings through the code that runs on the robot, and judge it"
 PROBLEMS = 6
 """So many problems are printed; metrics.json has them all."""
-REPEATED = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Arguments:
     """Seed of the policy's noise and of what is injected, as --set policy.seed; default: as the robot file says."""
     stamps: Literal["header", "receive"] = "header"
     """Which stamps are an input's: its header's, or, where the clocks of robot and recorder disagree, those of its receipt."""
-    set: REPEATED = ()
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A parameter of the policy, command or perception node, NAME=VALUE, such as policy.mode=rtc or safety.scale.GROUP=0.5 (for
     command.group_scale); may be repeated."""
     save_params: Path | None = None
@@ -60,7 +59,7 @@ class Arguments:
     """So many chunks are sampled together, ahead, which is faster and differs by float rounding; 1: as on the robot."""
     compare: Path | None = None
     """Another checkpoint, replayed on the same recordings and shown beside the first in the report."""
-    compare_set: REPEATED = ()
+    compare_set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A parameter of the variant beside, on top of --set; may be repeated."""
     jobs: int = 1
     """So many recordings at a time, in processes of their own."""
@@ -72,6 +71,9 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Returns the exit code; bad input raises ``ValueError``-derived errors with the remedy."""
+    global tyro  # where the annotations above are looked up
+    import tyro
+
     return replay(tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy replay"))
 
 
