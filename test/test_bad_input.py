@@ -231,11 +231,11 @@ def test_images_that_cannot_be_used_are_an_error_on_diagnostics() -> None:
         camera = node.create_publisher(Image, "camera/image_raw", 10)
         heard: list[DiagnosticStatus] = []
         node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: heard.extend(m.status), 10)
-        node.create_timer(0.05, lambda: camera.publish(Image(encoding="16UC1", height=4, width=4, step=8, data=bytes(32))))
+        node.create_timer(0.05, lambda: camera.publish(Image(encoding="12UC7", height=4, width=4, step=8, data=bytes(32))))
         deadline = time.monotonic() + 20.0
-        while not any("16UC1" in status.message for status in heard) and time.monotonic() < deadline:
+        while not any("12UC7" in status.message for status in heard) and time.monotonic() < deadline:
             rclpy.spin_once(node, timeout_sec=0.1)
-        assert any(s.level == DiagnosticStatus.ERROR and "16UC1" in s.message for s in heard), heard
+        assert any(s.level == DiagnosticStatus.ERROR and "12UC7" in s.message for s in heard), heard
     finally:
         node.close()
         node.destroy_node()

@@ -27,6 +27,7 @@ from flow_policy_ros.data.lerobot.frames import Frame
 from flow_policy_ros.data.lerobot.read import Dataset, open_dataset
 from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
 from flow_policy_ros.data.lerobot.sources import Rules
+from flow_policy_ros.data.lerobot.videos import VideoWriter
 from flow_policy_ros.runtime.types import EncodedImage
 from flow_policy_ros.vision.decode import decode
 
@@ -355,3 +356,14 @@ def test_a_recording_of_a_real_arm_with_a_camera(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "set")
     assert figures["frames"] == sum(entry.frames for entry in dataset.episodes) > 20 and len(dataset.cameras) >= 1
     assert all(np.isfinite(frame.state).all() for frame in every_frame(dataset))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux's scheduling")
+def test_encoding_leaves_the_scheduling_of_the_process_alone(tmp_path: Path) -> None:
+    """The AV1 encoder takes real-time scheduling for every thread where it can."""
+    with VideoWriter(tmp_path / "a.mp4", 10, 64, 64) as video:
+        for k in range(3):
+            video.add(np.full((64, 64, 3), 40 * k, np.uint8))
+            policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+            assert policies == {os.SCHED_OTHER}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

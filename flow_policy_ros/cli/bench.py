@@ -12,6 +12,8 @@ BENCHES: dict[str, tuple[str, str]] = {
     "adroit": ("flow_policy_ros.cli.bench_adroit", "closed-loop success of checkpoints, per step count"),
     "latency": ("flow_policy_ros.cli.bench_latency", "success and smoothness over inference delay, per mode and naively"),
     "control": ("flow_policy_ros.cli.bench_control", "period error, stage time and memory of the command process, under load"),
+    "replay": ("flow_policy_ros.cli.bench_replay", "speed of replay over real time, and memory over the length of recordings"),
+    "convert": ("flow_policy_ros.cli.bench_convert", "MB/s from bags to datasets, and training samples per second from these"),
     "flow": ("flow_policy_ros.cli.bench_flow", "sample quality on a toy, beside torchcfm with the same network"),
 }
 

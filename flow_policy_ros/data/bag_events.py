@@ -177,6 +177,12 @@ class BagEvents:
             count = sum(number for names, number in self._names.items() if joint in names)
             if 0 < count < total:
                 yield f"joint {joint} of the robot file is in {count} of {total} messages of {self.joint_states}."
+        strangers = sorted(self._commanded - set(self._robot.joints))
+        if strangers and not self._commanded.issuperset(self._robot.joints):
+            yield (
+                f"{self.commands} has commands for joints that the robot file has not: {', '.join(strangers[:SHOWN])}. If they are "
+                "joints of the robot, say so with robot.recorded.command_names."
+            )
 
     @property
     def bad(self) -> dict[str, int]:
@@ -234,6 +240,9 @@ class BagEvents:
         names = self._naming.rename(names, len(position))
         if len(names) != len(position):
             raise BadInput("command_shape", f"Command has {len(position)} positions for {len(names)} names, expected one for each.")
+        if names != self._command_names:
+            self._command_names = names
+            self._commanded.update(names[: KINDS - len(self._commanded)])
         return CommandEvent(received, received if stamp is None or self._receive else stamp, names, position)
 
     def _image(self, camera: str, topic: str, message: Any, received: int) -> ImageEvent:
@@ -255,6 +264,8 @@ class BagEvents:
     def _reset(self) -> None:
         self._stamps: defaultdict[str, _Stamps] = defaultdict(_Stamps)
         self._names: dict[tuple[str, ...], int] = {}
+        self._command_names: tuple[str, ...] = ()  # of the last command
+        self._commanded: set[str] = set()
         self._bad: dict[tuple[str, str], tuple[int, str]] = {}
 
     def _find(self, key: str, names: Sequence[str], types: Mapping[str, object]) -> str | None:

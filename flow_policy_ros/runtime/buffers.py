@@ -47,7 +47,11 @@ class StampedBuffer(Generic[T]):
 
     def put(self, item: T, stamp: int, received: int) -> None:
         """Store ``item``; of several with one stamp the last received is the newest."""
-        insort(self._entries, Entry(item, stamp, received), key=lambda e: (e.stamp, e.received))
+        last = self._entries[-1] if self._entries else None
+        if last is None or (last.stamp, last.received) <= (stamp, received):
+            self._entries.append(Entry(item, stamp, received))  # nearly always
+        else:
+            insort(self._entries, Entry(item, stamp, received), key=lambda e: (e.stamp, e.received))
         del self._entries[: -self._length]
 
     def latest(self, now: int) -> Entry[T] | None:

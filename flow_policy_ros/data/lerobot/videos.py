@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,26 @@ def require_size(camera: str, height: int, width: int) -> None:
         )
 
 
+@contextmanager
+def ordinary_scheduling() -> Iterator[None]:
+    """Threads keep, and new ones get, the scheduling that this thread has before.
+
+    SVT-AV1, where it has the right to, puts the whole process under SCHED_FIFO, beside which a robot's control loop would starve.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    known = {int(name): os.sched_getscheduler(int(name)) for name in os.listdir("/proc/self/task")}
+    try:
+        yield
+    finally:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with suppress(ProcessLookupError):
+                if os.sched_getscheduler(thread) != known.get(thread, policy):
+                    os.sched_setscheduler(thread, known.get(thread, policy), parameters)
+
+
 class VideoWriter:
     """Frames into an MP4; use as a context manager."""
 
@@ -72,7 +93,12 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts, frame.time_base = self._count, self._base
         self._count += 1
-        self._container.mux(self._stream.encode(frame))
+        if self._count == 1:
+            with ordinary_scheduling():  # the encoder starts with its first frame
+                packets = self._stream.encode(frame)
+        else:
+            packets = self._stream.encode(frame)
+        self._container.mux(packets)
 
     def close(self) -> None:
         """What the encoder still holds, and the end of the file."""

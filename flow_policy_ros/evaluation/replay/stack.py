@@ -133,7 +133,7 @@ def events_of(bag: Bag, robot: Robot, sources: Sources, stamps: Literal["header"
     """
     cameras = tuple(camera for camera in robot.cameras if camera.name == sources.camera)
     events = BagEvents(bag, replace(robot, cameras=cameras), stamps=stamps, features=sources.features)
-    require_joints(events, robot, bag.path)
+    require_joints(events, robot, bag)
     return events
 
 
@@ -159,7 +159,7 @@ def _remedy(stream: str, loaded: ReplayParts) -> str:
     return "Use a checkpoint that observes joint positions or a camera, or a recording with these features."
 
 
-def require_joints(events: BagEvents, robot: Robot, path: Path) -> None:
+def require_joints(events: BagEvents, robot: Robot, bag: Bag) -> None:
     """Raise ``ReplayError`` when none of the first joint states of ``events`` can be used for ``robot``."""
     order, reason, seen = JointOrder(robot.joints), "", 0
     for event in events if events.joint_states is not None else ():
@@ -176,10 +176,15 @@ def require_joints(events: BagEvents, robot: Robot, path: Path) -> None:
         seen += 1
         if seen == LOOKED_AT:
             break
+    problems = events.problems
     if events.joint_states is None:
-        reason = next((problem for problem in events.problems if problem.startswith("robot.joint_state_topic")), "")
-    reason = reason or f"there is no message on topic {events.joint_states or robot.joint_state_topic}."
-    raise ReplayError(f"recording {path} has no joint state of robot '{robot.name}' that can be used: {reason}")
+        reason = next((problem for problem in problems if problem.startswith("robot.joint_state_topic")), "")
+        reason += f" The recording has {', '.join(sorted(bag.topics)) or 'no topics'}. If one of them holds the joint states, name it"
+        reason += f" in robot file {robot.path}; else record the robot's topics with flow_policy record."
+    reason = reason or f"there is no message on topic {events.joint_states}; record the robot's topics with flow_policy record."
+    mapped = next((problem for problem in problems if "robot.joint_state_names" in problem), "")
+    said = f"recording {bag.path} has no joint state of robot '{robot.name}' that can be used: {reason} {mapped}"
+    raise ReplayError(said.rstrip())
 
 
 def _shipped_detector(robot: Robot) -> Path | None:

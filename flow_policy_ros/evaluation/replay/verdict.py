@@ -54,6 +54,9 @@ class Thresholds:
     """Every fifth chunk missing is what a chunk of half a second still covers."""
     stagnation: float = 0.25
     """Share of the time in which the recorded robot moves and the commands stand still."""
+    windows: int = 4
+    """Stagnation is looked for in quarters of a second; fewer than this in which the recording moves say nothing of standing
+    still: a recorded command that jumps moves in one of them."""
     chunks: int = 10
     """Fewer chunks than this, compared with the recording, say nothing."""
     duration_s: float = 1.0
@@ -114,6 +117,8 @@ def _recording(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
         missing.append(
             "it holds no commands, so that nothing can be compared; name their topic in the robot file (robot.recorded)"
         )
+    elif not moving and not still:
+        missing.append("none of its commands is for a joint of the robot; say in the robot file which they are (robot.recorded)")
     elif not moving:
         missing.append(f"none of its {len(still) + len(unknown)} commanded joints moves, so that nothing can be compared")
     if metrics["duration_s"] < limits.duration_s:
@@ -265,6 +270,9 @@ def _stagnation(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     value = stagnation["fraction"]
     if value is None:
         return Check("stagnation", None, limits.stagnation, True, "not judged: the recorded robot does not move.")
+    if stagnation["windows"] < limits.windows:
+        sentence = f"not judged: the recorded commands move in {stagnation['windows']} quarters of a second only, in jumps."
+        return Check("stagnation", None, limits.stagnation, True, sentence)
     sentence = (
         f"commands stand still in {value:.0%} of the time in which the recorded robot moves, for {stagnation['longest_s']:.2f} s "
         "at most"
