@@ -1,4 +1,4 @@
-"""The shared recordings through ``flow_policy replay``: of real robots, odd, foreign, damaged. Replayed, or refused in words that help."""
+"""The shared recordings through ``flow_policy replay``: of real robots, foreign, damaged. Replayed, or refused with the remedy."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def checkpoints_fixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
     def options(robot_file: Path) -> list[str]:
         if robot_file in made:
             return made[robot_file]
-        robot, streams, more = load_robot(robot_file), (), []
+        robot, streams, more = load_robot(robot_file), list[StreamContract](), list[str]()
         if robot.cameras:
             pytest.importorskip("rclpy")  # what is imported next needs it
             pytest.importorskip("ultralytics")
@@ -105,7 +105,7 @@ def checkpoints_fixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
 
             detector = untrained_detector(folder / "detector")
             identity = DetectionFeatures(load_detector(detector, confidence=CONFIDENCE)).identity()
-            streams = (StreamContract("detections", len(CLASSES), 5, identity),)
+            streams = [StreamContract("detections", len(CLASSES), 5, identity)]
             more = ["--detector", str(detector), "--set", f"perception.confidence={CONFIDENCE}"]
         policy = untrained_policy(folder / f"policy_{len(made)}", robot, *streams, dt_ns=40_000_000)
         made[robot_file] = ["--checkpoint", str(policy), *more]
@@ -267,6 +267,15 @@ def test_without_the_map_of_commands_nothing_is_compared(run: Replay, tmp_path: 
     recording = result.check("recording")
     assert not recording["ok"] and "none of its commands is for a joint of the robot" in recording["sentence"]
     assert any("robot.recorded.command_names" in problem and "q1, q2, q3" in problem for problem in result.metrics["problems"])
+
+
+def test_a_recorded_robot_that_does_not_obey_is_not_the_policys_fault(run: Replay, tmp_path: Path) -> None:
+    def watch(robot: dict[str, Any]) -> None:
+        robot["limits"]["elbow"]["tracking"] = 0.05
+
+    result = run(shared(ATS), edited("ats-mcap-short", tmp_path, watch), BY_BAG[ATS].settings)
+    assert result.metrics["faults"].get("tracking_error") and result.metrics["resets"]
+    assert result.check("faults")["ok"] and "tracking_error" in result.check("recording")["sentence"]
 
 
 def traces_of(case: Case, checkpoint: str) -> TraceData:

@@ -57,7 +57,7 @@ def first_chunk(t: np.ndarray) -> np.ndarray:
         (MadeUp(predicted=lambda t: swing(t + 0.1)), ["lag"], "chunks are 100 ms early"),
         (MadeUp(jitter=0.4), ["noise"], "points inside chunks jitter by "),
         (MadeUp(limited=(1,)), ["limits"], "most often velocity of fast (600 ticks)"),
-        (MadeUp(faults=(Fault("tracking_error", "away", 0),)), ["faults"], "tracking_error (1 times)"),
+        (MadeUp(faults=(Fault("first_command", "away", 0),)), ["faults"], "first_command (1 times)"),
         (MadeUp(commanded=lambda t: 6 * swing(t)), ["jerk"], "6.00 times the recorded jerk"),
         (MadeUp(commanded=lambda t: swing(-np.log(np.exp(-5 * t) + np.exp(-15)) / 5)), ["stagnation"], "stand still in 4"),
     ],

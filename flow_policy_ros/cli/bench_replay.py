@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
 def measure(arguments: Arguments) -> dict[str, Any]:
     """``rows`` (``evaluation.replay.speed.measure``, with name, policy, steps, batch and jobs); ``memory``: rows of name, kind of
     recording, its ``gb``, and resident memory (``evaluation.resident``)."""
+    import shutil
     import tempfile
 
     from flow_policy_ros.evaluation.bench_bags import long_bag, record_states, with_raw_images
@@ -71,13 +72,14 @@ def measure(arguments: Arguments) -> dict[str, Any]:
         if arguments.memory_gb or "camera" in arguments.rows:
             short["camera"] = sample()
         long = {kind: long_bag(bag, folder / f"{kind}_long", arguments.seconds) for kind, bag in short.items()}
-        rows = [row(wanted, arguments, long, folder) for wanted in dict.fromkeys(arguments.rows)]
+        rows = [told(row(wanted, arguments, long, folder)) for wanted in dict.fromkeys(arguments.rows)]
         memory: list[dict[str, Any]] = []
         if arguments.memory_gb:
             short["images"] = with_raw_images(short["camera"], folder / "raw")
             for kind in ("states", "images"):
                 bag = long_bag(short[kind], folder / f"{kind}_gb", size=round(arguments.memory_gb * 1e9), compression="none")
                 memory += resident_rows(kind, bag, arguments, folder)
+                shutil.rmtree(bag)
     return {"rows": rows, "memory": memory}
 
 
@@ -121,18 +123,23 @@ def job_of(kind: str, bag: Path, out: Path, arguments: Arguments, batch: int, st
 
 
 def resident_rows(kind: str, bag: Path, arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
-    """Memory in replay, inspect and convert of one recording, and what is needed no more removed."""
-    import shutil
-
+    """Memory in replay, inspect and convert of one recording."""
     from flow_policy_ros.evaluation.bench_bags import bytes_of
     from flow_policy_ros.evaluation.replay.speed import alone, convert_memory, inspect_memory, replay_memory
 
     job = job_of("states" if kind == "states" else "camera", bag, folder / f"{kind}_replayed", arguments, arguments.batch)
     said = {"recording": kind, "gb": round(bytes_of(bag) / 1e9, 3)}
-    rows = [
-        {"name": "replay", **said, **alone(replay_memory, job)},
-        {"name": "inspect", **said, **alone(inspect_memory, bag)},
-        {"name": "convert", **said, **alone(convert_memory, bag, folder / f"{kind}_converted", job.variants[0][1].robot)},
+    robot = job.variants[0][1].robot
+    return [
+        told({"name": "inspect", **said, **alone(inspect_memory, bag)}),
+        told({"name": "convert", **said, **alone(convert_memory, bag, folder / f"{kind}_converted", robot)}),
+        told({"name": "replay", **said, **alone(replay_memory, job)}),
     ]
-    shutil.rmtree(bag)
-    return rows
+
+
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row, said at once to people who wait: all of them may take long."""
+    import sys
+
+    print(", ".join(f"{key} {value}" for key, value in row.items() if not isinstance(value, dict)), file=sys.stderr, flush=True)
+    return row

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+LINES = "RCUTILS_CONSOLE_OUTPUT_FORMAT"
+"""How the node's log looks; for one who sits in front of it without the seconds since 1970."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -15,8 +18,8 @@ class Arguments:
     record/start, record/stop, record/success and record/discard do. Domain and discovery are the environment's.
     """
 
-    robot: Path
-    """Robot file; its topics are recorded: joint states, cameras, commands, chunks, features, diagnostics, clock, transforms."""
+    robot: str
+    """Robot file, or the name of one that ships; its topics are recorded: joint states, cameras, commands, chunks, features, diagnostics, clock, transforms."""
     out: Path
     """Folder for the recordings."""
     topics: tuple[str, ...] = ()
@@ -40,7 +43,8 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Becomes the recorder node, whose exit code is 0, 1 when an episode was ended by the disk, 2 when the input is bad."""
+    """Becomes the recorder node, whose exit code is 0; 1 when an episode was ended by the disk, has no joint states, or never began
+    for want of /clock; 2 when the input is bad."""
     import os
     import sys
     from importlib.util import find_spec
@@ -48,26 +52,28 @@ def main(argv: list[str]) -> int:
     import tyro
 
     import flow_policy_ros
+    from flow_policy_ros import resources
     from flow_policy_ros.cli.outputs import require_file
     from flow_policy_ros.ros.processes import NodeSpec
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy record")
     require_file("--json", arguments.json)
+    robot = resources.robot_file(arguments.robot)
     if find_spec("rclpy") is None:
         raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
     # The same package, and the same process: who stops this program, or kills it, means the recorder.
     package = str(Path(flow_policy_ros.__file__).parents[1])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    command = NodeSpec("recorder_node", parameters(arguments)).command()
+    command = NodeSpec("recorder_node", parameters(arguments, robot)).command()
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, "PYTHONPATH": path})
+    os.execve(command[0], command, {LINES: "{severity}: {message}", **os.environ, "PYTHONPATH": path})
     raise AssertionError("exec does not return")
 
 
-def parameters(arguments: Arguments) -> dict[str, Any]:
-    """The node's, by full name."""
+def parameters(arguments: Arguments, robot: Path) -> dict[str, Any]:
+    """The node's, by full name; ``robot`` is the robot file."""
     return {
-        "robot_file": str(arguments.robot),
+        "robot_file": str(robot),
         "use_sim_time": arguments.use_sim_time,
         "recorder.out": str(arguments.out),
         "recorder.name": arguments.name,

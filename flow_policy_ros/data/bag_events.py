@@ -240,9 +240,8 @@ class BagEvents:
         names = self._naming.rename(names, len(position))
         if len(names) != len(position):
             raise BadInput("command_shape", f"Command has {len(position)} positions for {len(names)} names, expected one for each.")
-        if names != self._command_names:
-            self._command_names = names
-            self._commanded.update(names[: KINDS - len(self._commanded)])
+        if not self._commanded.issuperset(names):
+            self._commanded.update(names[: max(0, KINDS - len(self._commanded))])
         return CommandEvent(received, received if stamp is None or self._receive else stamp, names, position)
 
     def _image(self, camera: str, topic: str, message: Any, received: int) -> ImageEvent:
@@ -264,8 +263,7 @@ class BagEvents:
     def _reset(self) -> None:
         self._stamps: defaultdict[str, _Stamps] = defaultdict(_Stamps)
         self._names: dict[tuple[str, ...], int] = {}
-        self._command_names: tuple[str, ...] = ()  # of the last command
-        self._commanded: set[str] = set()
+        self._commanded: set[str] = set()  # joints
         self._bad: dict[tuple[str, str], tuple[int, str]] = {}
 
     def _find(self, key: str, names: Sequence[str], types: Mapping[str, object]) -> str | None:

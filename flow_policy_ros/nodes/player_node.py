@@ -26,7 +26,7 @@ from flow_policy_ros.evaluation.replay.ticks import TickInputs, ticks
 from flow_policy_ros.nodes.lockstep import ROBOT_SHARE, Patience, TickWord
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, WARN, diagnostics, status
+from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, status
 from flow_policy_ros.ros.images import encoded_to_message, features_to_message, image_to_message
 from flow_policy_ros.ros.messages import from_time, joint_state_to_message, to_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
@@ -35,7 +35,6 @@ from flow_policy_ros.runtime.parameters import (
     LockstepParameters,
     ParameterError,
     PlayerParameters,
-    from_flat,
 )
 from flow_policy_ros.vision.decode import ImageError, decode
 
@@ -52,7 +51,7 @@ class PlayerNode(ClosableNode):
     def __init__(self) -> None:
         super().__init__("player_node")
         robot = robot_of(self)
-        settings = NodeParameters(self, robot, ("player", "lockstep"))
+        settings = NodeParameters(self, robot, ("player", "command", "lockstep"))
         player, lockstep = settings.block(PlayerParameters), settings.block(LockstepParameters)
         if not player.bag:
             raise ParameterError("the parameter player.bag is not set; give the path of a recording.")
@@ -63,11 +62,13 @@ class PlayerNode(ClosableNode):
         self._bag = open_bag(player.bag)
         stamps: Literal["header", "receive"] = "receive" if player.stamps == "receive" else "header"
         self._events = BagEvents(self._bag, robot, stamps=stamps, features=self._streams)
-        self._period_ns = round(1e9 / from_flat(CommandParameters, "command", robot.parameters).rate_hz)
+        self._period_ns = round(1e9 / settings.block(CommandParameters).rate_hz)
         self._ticks: Iterator[TickInputs] = iter(())
         self._tick: TickInputs | None = None
         self._word = TickWord(0, 0)
+        self._pictures: dict[str, Any] = {}  # of the present tick, by camera
         self._played = 0
+        self._refused = 0
         self._announced = 0.0
         self._patience = Patience(ROBOT_SHARE * lockstep.timeout_s)
         self._joint_states = self.create_publisher(JointStateMsg, robot.joint_state_topic, qos.RELIABLE)
@@ -99,13 +100,14 @@ class PlayerNode(ClosableNode):
 
     def _next(self) -> None:
         self._tick = next(self._ticks, None)
+        self._pictures.clear()
         if self._tick is None:
             self._say("done")
             return
         now, before = self._tick.now, self._word
         streams = dict.fromkeys(self._streams, 0) | dict(before.streams)
         streams |= {event.features.stream: event.features.stamp for event in self._tick.features}
-        images = [event.stamp for event in self._tick.images.values()]
+        images = [event.stamp for event in self._tick.images.values() if self._prepare(event)]
         states = [event.state.stamp for event in self._tick.joint_states]
         self._word = TickWord(now, (states or [before.joint_state])[-1], max(images, default=before.image), streams)
         self._played += 1
@@ -113,6 +115,17 @@ class PlayerNode(ClosableNode):
         self._announce()
         if self._played % 50 == 1:
             self._say("playing")
+
+    def _prepare(self, image: ImageEvent) -> bool:
+        """Make the message of a picture of this tick; False for one that cannot be read, which is then as good as not taken."""
+        try:
+            self._pictures[image.camera] = _image(image, self._images[image.camera].msg_type)
+        except ImageError as error:
+            if not self._refused:
+                self.get_logger().warning(f"refused: {error}")
+            self._refused += 1
+            return False
+        return True
 
     def _announce(self) -> None:
         """Publish everything of the present tick, the tick itself last."""
@@ -124,8 +137,8 @@ class PlayerNode(ClosableNode):
             self._joint_states.publish(joint_state_to_message(spoken))
         for features in tick.features:
             self._features[features.features.stream].publish(features_to_message(features.features))
-        for image in tick.images.values():
-            self._images[image.camera].publish(_image(image, self._images[image.camera].msg_type))
+        for camera, picture in self._pictures.items():
+            self._images[camera].publish(picture)
         self._words.publish(Header(stamp=to_time(tick.now), frame_id=str(self._word)))
         self._announced = time.monotonic()
 
@@ -152,6 +165,8 @@ class PlayerNode(ClosableNode):
     def _report(self) -> DiagnosticStatus:
         problems = " ".join([*self._bag.problems, *self._events.problems])
         values: dict[str, object] = {"state": self._state, "ticks": self._played}
+        if self._refused:
+            values |= counts("rejections", {"image": self._refused})
         return status("player", WARN if problems else OK, problems or self._state, values)
 
 

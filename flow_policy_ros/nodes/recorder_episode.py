@@ -128,9 +128,14 @@ class Episode:
         return self._queue.size
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Messages of each topic, written so far."""
+        return dict(self._bag.file.counts)
+
+    @property
     def messages(self) -> int:
         """Written so far."""
-        return sum(list(self._bag.file.counts.values()))
+        return sum(self.counts.values())
 
     def put(self, source: Source, received: int, data: bytes, published: int | None, sequence: int) -> None:
         """A message for the bag."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from flow_policy_ros.data.bags.definitions import message_type
 from flow_policy_ros.nodes.recorder_episode import EpisodeReport, Source
 from flow_policy_ros.nodes.recorder_keys import HELP, Operator, Terminal
-from flow_policy_ros.nodes.recorder_report import figures, judge, line, state, summary
+from flow_policy_ros.nodes.recorder_report import figures, heard, judge, line, state, summary
 from flow_policy_ros.nodes.recorder_session import Session
 from flow_policy_ros.nodes.recorder_topics import Losses, message_class, offered_text, reader_for, selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
@@ -34,6 +35,9 @@ from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import ParameterError, RecorderParameters
 
 LOOK_S, KEYS_S = 0.5, 0.05
+MISSING_S = 3.0
+"""An episode is this old when it is said what it lacks, and when a clock that is awaited is missed."""
+NO_CLOCK = "waiting for /clock (--use-sim-time), which has no message; the episode has not begun"
 AT_ONCE = 100
 TELLS_INFO = hasattr(Subscription, "CallbackType")
 """Whether rclpy hands a message's information to the callback (from Iron on); without it losses cannot be counted."""
@@ -77,20 +81,21 @@ class RecorderNode(ClosableNode):
         self.create_timer(1.0, self._report, clock=STEADY)
         if operator is not None:
             self.create_timer(KEYS_S, self._keys, clock=STEADY)
+        self._built = time.monotonic()
+        self._said: set[str] = set()  # what was complained of once already
         self._to_start = self._settings.autostart
         if self._to_start and not self._simulated:
             self._to_start = False
             self.get_logger().info(self.start())
 
-    @property
-    def report_file(self) -> str:
-        """Where ``figures`` of all episodes go at the end; "" for nowhere."""
-        return self._settings.report
-
-    @property
-    def reports(self) -> list[EpisodeReport]:
-        """Of the episodes that were recorded and kept."""
-        return self._session.reports
+    def finish(self) -> int:
+        """Write the file of figures, if one is wanted; returns the exit code: 1 when the disk ended an episode, one that was kept
+        has no joint states, or one that was to begin never did."""
+        reports = self._session.reports
+        if self._settings.report:
+            Path(self._settings.report).write_text(json.dumps(figures(reports, self._selection), indent=1) + "\n")
+        empty = any(self._selection.states not in heard(report.counts) for report in reports)
+        return int(bool(self.failed) or self._to_start or empty or any(report.problem for report in reports))
 
     def start(self) -> str:
         """Begin an episode; what there is to say. Raises ``ValueError``."""
@@ -98,6 +103,7 @@ class RecorderNode(ClosableNode):
             raise ValueError("there is no time yet: use_sim_time is set, and nobody publishes /clock.")
         episode = self._session.begin()
         self.failed = ""
+        self._said.clear()
         for topic, listener in self._listeners.items():
             listener.losses.restart()
             if listener.reader.durability == DurabilityPolicy.TRANSIENT_LOCAL:
@@ -106,7 +112,8 @@ class RecorderNode(ClosableNode):
 
     def stop(self) -> str:
         """End the episode; what there is to say. Raises ``ValueError``."""
-        return summary(self._end())
+        report = self._end()
+        return summary(report, self._selection.missing(heard(report.counts)))
 
     def discard(self) -> str:
         """Delete the episode that runs or ended last. Raises ``ValueError``."""
@@ -116,6 +123,8 @@ class RecorderNode(ClosableNode):
         """End the episode that runs."""
         if self._session.episode is not None:
             self.get_logger().info(self.stop())
+        elif self._to_start:
+            self.get_logger().error(f"{NO_CLOCK}.")
 
     def _end(self) -> EpisodeReport:
         lost = {topic: x.losses.heard for topic, x in self._listeners.items()}
@@ -239,6 +248,10 @@ class RecorderNode(ClosableNode):
         if self._to_start and self._now() > 0:  # simulated time has begun
             self._to_start = False
             self._start_by_itself()
+        waiting = NO_CLOCK if self._to_start and time.monotonic() - self._built > MISSING_S else ""
+        missing = self._missing()
+        for sentence in filter(None, [waiting, *missing]):
+            self._complain(sentence)
         if self._session.episode is not None and not self._session.episode.running:
             self._end()
             if self._settings.autostart:
@@ -246,14 +259,25 @@ class RecorderNode(ClosableNode):
         episode, last = self._session.episode, self._session.last
         lost = {topic: x.losses.heard for topic, x in self._listeners.items()} if episode else dict(last.lost if last else {})
         values = state(self._session, len(self._listeners), self._received, lost)
-        level, message = judge(values, self.failed, self._silent, self._problems)
+        level, message = judge(values, self.failed or waiting, self._silent, missing, self._problems)
         self._diagnostics.publish(diagnostics(self._now(), status("recorder", level, message, values)))
         if self._operator is not None:
-            self._operator.show(f"{line(values)}  {message}  ({HELP})")
+            self._operator.show(line(values, level, message))
+
+    def _missing(self) -> list[str]:
+        """What the episode lacks, once it is old enough to have it."""
+        episode = self._session.episode
+        return [] if episode is None or episode.seconds < MISSING_S else self._selection.missing(heard(episode.counts))
+
+    def _complain(self, sentence: str) -> None:
+        """Once: a line every second would hide all others."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.get_logger().warning(sentence)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 1 when an episode was ended by the disk."""
+    """Entry point; returns the exit code, for which see ``RecorderNode.finish``."""
     nodes: list[RecorderNode] = []
     with Terminal() if Terminal.present() else nullcontext() as operator:
 
@@ -264,9 +288,7 @@ def main(args: list[str] | None = None) -> int:
         # EventsExecutor fails at callbacks that want a message's information, by which losses are counted.
         code = run(build, args, executor_for=SingleThreadedExecutor)
     for node in nodes:
-        if node.report_file:
-            Path(node.report_file).write_text(json.dumps(figures(node.reports), indent=1) + "\n")
-        code = code or int(bool(node.failed) or any(report.problem for report in node.reports))
+        code = max(code, node.finish())
     return code
 
 

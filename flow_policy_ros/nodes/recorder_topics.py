@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,8 +14,9 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from flow_policy_ros.runtime.robot import Robot
 
+EXECUTED = "command/executed"
 OURS = (
-    "command/executed", "command/plan", "command/emergency_stop", "command/deadman", "policy/chunk", "policy/chunk_info",
+    EXECUTED, "command/plan", "command/emergency_stop", "command/deadman", "policy/chunk", "policy/chunk_info",
     "features/*", "sim/status", "/diagnostics", "/clock", "/tf", "/tf_static",
 )  # fmt: skip
 """What is recorded of every robot, beside what its robot file names."""
@@ -27,12 +28,14 @@ LARGE_DEPTH, DEPTH = 10, 1000
 
 @dataclass(frozen=True)
 class Selection:
-    """What is wanted, in absolute names with ``*``. ``pictures`` are wanted as ``<topic>/compressed`` while nobody publishes them;
-    ``expected`` are those without which a recording is of little use."""
+    """What is wanted, in absolute names with ``*``. ``pictures`` are wanted as ``<topic>/compressed`` while nobody publishes them.
+    A recording is of little use without ``states``, every one of ``cameras`` and one of ``commands``."""
 
     patterns: tuple[str, ...]
+    states: str
+    cameras: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
-    expected: tuple[str, ...] = ()
     everything: bool = False
 
     def wanted(self, published: Iterable[str]) -> list[str]:
@@ -42,9 +45,22 @@ class Selection:
         return sorted(topic for topic in published if topic in instead or self._wants(topic))
 
     def silent(self, published: Iterable[str]) -> list[str]:
-        """Those expected that are not in ``published``, in neither form."""
+        """Joint states and cameras that are not in ``published``, in neither form."""
         published = set(published)
-        return [t for t in self.expected if not published & ({t, f"{t}{COMPRESSED}"} if t in self.pictures else {t})]
+        return [t for t in (self.states, *self.cameras) if not published & self._forms(t)]
+
+    def missing(self, heard: Container[str]) -> list[str]:
+        """What a recording lacks whose messages are on the topics ``heard``, in sentences; the worst first."""
+        said = []
+        if self.states not in heard:
+            said.append(f"no joint states yet on {self.states}: nothing can be learnt from the bag, and nothing replayed")
+        if not any(topic in heard for topic in self.commands):
+            said.append(f"no commands yet on {' or '.join(self.commands)}: the bag cannot be trained on")
+        cameras = [topic for topic in self.cameras if not any(form in heard for form in self._forms(topic))]
+        return [*said, *(f"no pictures yet on {topic}" for topic in cameras)]
+
+    def _forms(self, topic: str) -> set[str]:
+        return {topic, f"{topic}{COMPRESSED}"} if topic in self.pictures else {topic}
 
     def _wants(self, topic: str) -> bool:
         if self.everything and not any(part.startswith("_") for part in topic.split("/")):
@@ -70,8 +86,15 @@ def selection(node: Node, robot: Robot, extra: Sequence[str], everything: bool) 
     if robot.command_interface == "follow_joint_trajectory":
         names += [f"{robot.command_topic}/_action/{part}" for part in ("feedback", "status")]
     pictures = tuple(absolute(topic) for topic in cameras if not topic.endswith(COMPRESSED))
-    expected = tuple(absolute(topic) for topic in [robot.joint_state_topic, *cameras])
-    return Selection(tuple(dict.fromkeys(absolute(name) for name in names if name)), pictures, expected, everything)
+    commands = (EXECUTED, robot.command_topic) if robot.recorded is None else (robot.recorded.topic,)
+    return Selection(
+        patterns=tuple(dict.fromkeys(absolute(name) for name in names if name)),
+        states=absolute(robot.joint_state_topic),
+        cameras=tuple(absolute(topic) for topic in cameras),
+        commands=tuple(absolute(topic) for topic in commands),
+        pictures=pictures,
+        everything=everything,
+    )
 
 
 def reader_for(offered: Sequence[QoSProfile], kind: str) -> QoSProfile:

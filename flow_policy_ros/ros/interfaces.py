@@ -255,7 +255,7 @@ SIM = NodeInterfaces(
 PLAYER = NodeInterfaces(
     "A recording in the place of the robot: its joint states, images and recorded features, tick by tick, in lockstep only. "
     "The robot in the recording does not obey.",
-    ("player", "lockstep"),
+    ("player", "command", "lockstep"),
     (
         Interface("publishes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "RELIABLE", "As recorded, joints renamed."),
         Interface("publishes", "{camera}", "sensor_msgs/msg/Image", "IMAGE", "As recorded.", RAW),

@@ -71,6 +71,7 @@ REPORTED: dict[str, tuple[Value, ...]] = {
     "player_node": (
         Value("state", "`idle`, `playing` or `done`.", True),
         Value("ticks", "Control ticks played.", True),
+        Value("rejections.<kind>", "Pictures that cannot be read."),
     ),
     "recorder_node": (
         Value("state", "`idle` or `recording`.", True),

@@ -1,7 +1,7 @@
 """The package's own messages in serialised form (CDR), for writing recordings without ROS.
 
-The same messages as ``ros.messages`` and ``ros.images`` make for the nodes. Joint states and trajectories, of which there are the
-most, are laid out here; everything else goes through rosbags' serialiser, which takes 10 to 100 times as long.
+The same messages as ``ros.messages`` and ``ros.images`` make for the nodes. What there is most of (joint states, trajectories,
+features, lone statuses) is laid out here; everything else goes through rosbags' serialiser, which takes 10 to 100 times as long.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def features(seen: Features) -> bytes:
     """An image ``32FC1``: a row per token, a column per channel; ``frame_id`` the stream."""
     values = np.ascontiguousarray(seen.values, dtype="<f4")
     tokens, channels = values.shape
-    kind = standard_types().types[IMAGE]
-    return _serialise(
-        kind(
-            header=_header(seen.stamp, seen.stream), height=tokens, width=channels, encoding="32FC1", is_bigendian=0,
-            step=4 * channels, data=np.frombuffer(values.tobytes(), dtype=np.uint8),
-        )
-    )  # fmt: skip
+    data = bytearray(_LITTLE_ENDIAN + struct.pack("<iI", seen.stamp // SECOND_NS, seen.stamp % SECOND_NS))
+    _add_text(data, seen.stream)
+    data += bytes(-len(data) % 4) + struct.pack("<II", tokens, channels)
+    _add_text(data, "32FC1")
+    data += b"\0"  # little-endian
+    data += bytes(-len(data) % 4) + struct.pack("<II", 4 * channels, 4 * values.size) + values.tobytes()
+    return bytes(data)
 
 
 def compressed_image(stamp: int, frame: str, data: NDArray[np.uint8], form: str = "jpeg") -> bytes:
@@ -93,10 +93,7 @@ def compressed_image(stamp: int, frame: str, data: NDArray[np.uint8], form: str 
 def status(name: str, level: int, message: str, values: Mapping[str, object]) -> Any:
     """One status for ``diagnostics`` or, serialised, alone; floats get four digits behind the point, as on ``/diagnostics``."""
     kinds = standard_types().types
-    pairs = [
-        kinds["diagnostic_msgs/msg/KeyValue"](key=key, value=f"{value:.4f}" if isinstance(value, float) else str(value))
-        for key, value in values.items()
-    ]
+    pairs = [kinds["diagnostic_msgs/msg/KeyValue"](key=key, value=_shown(value)) for key, value in values.items()]
     return kinds[STATUS](level=level, name=name, message=message, hardware_id="", values=pairs)
 
 
@@ -107,7 +104,24 @@ def diagnostics(stamp: int, statuses: Sequence[Any]) -> bytes:
 
 def lone_status(name: str, level: int, message: str, values: Mapping[str, object]) -> bytes:
     """A status that is a message of its own."""
-    return _serialise(status(name, level, message, values))
+    data = bytearray(_LITTLE_ENDIAN + bytes([level]))
+    for text in (name, message, ""):
+        _add_text(data, text)
+    data += bytes(-len(data) % 4) + struct.pack("<I", len(values))
+    for key, value in values.items():
+        _add_text(data, key)
+        _add_text(data, _shown(value))
+    return bytes(data)
+
+
+def _add_text(data: bytearray, text: str) -> None:
+    """A string at the end of a message that has been laid out so far."""
+    letters = text.encode()
+    data += bytes(-len(data) % 4) + struct.pack("<I", len(letters) + 1) + letters + b"\0"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @cache

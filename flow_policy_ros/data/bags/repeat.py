@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from flow_policy_ros.data import message_looks as looks
@@ -25,11 +26,11 @@ def repeat(bag: Bag, out: str | Path, seconds: float = 0.0, size: int = 0, compr
     """
     if seconds <= 0.0 and size <= 0:
         raise ValueError(f"a recording of {seconds} s and {size} bytes is asked for, expected one of the two above zero.")
-    first = None
+    turns = _turns(bag)
+    first = next(turns)  # refuses before there is a file
     with Rosbag2Writer(out, compression) as written:
-        for message in _turns(bag):
-            first = message.received if first is None else first
-            if message.received - first >= seconds * SECOND_NS and written.file.size >= size:
+        for message in chain([first], turns):
+            if message.received - first.received >= seconds * SECOND_NS and written.file.size >= size:
                 break
             written.put(message.topic, bag.topics[message.topic].type, message.received, bytes(message.data))
     return Path(out)

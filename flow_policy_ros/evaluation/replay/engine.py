@@ -194,9 +194,10 @@ class _Run:
         """Tell the sinks what arrived; chunk, command, and what the policy learns of it."""
         inputs, now = observed.inputs, observed.inputs.now
         command, policy, sinks = self._command, self._policy, self._sinks
+        whole = [event.state for event in inputs.joint_states if len(event.state.position) == len(event.state.names)]
         for sink in sinks:
-            for event in inputs.joint_states:
-                sink.on_joint_state(event.state, now)
+            for state in whole:  # the loops refuse and count the others, which nobody could draw
+                sink.on_joint_state(state, now)
             for recorded in inputs.recorded:
                 sink.on_recorded(recorded)
             for bad in (*inputs.bad, *observed.bad):

@@ -73,6 +73,7 @@ class Inputs:
 
     def __init__(self, ranges: Mapping[str, TrainedRange]) -> None:
         self._ranges = dict(ranges)
+        self._rows = {name: np.array(expected.rows, dtype=np.intp) for name, expected in self._ranges.items()}
         self._seen: dict[str, _Seen] = {}
         self._ages: dict[str, Percentiles] = {}
         self._columns: dict[tuple[str, ...], list[int]] = {}
@@ -99,7 +100,7 @@ class Inputs:
             return
         values, expected = given.features.values, self._ranges.get(given.features.stream)
         seen = self._seen.setdefault(given.features.stream, _Seen())
-        used = values if expected is None else values[list(expected.rows)]
+        used = values if expected is None else values[self._rows[given.features.stream]]
         if expected is not None and not (expected.first and seen.count):
             outside = (used < expected.low) | (used > expected.high)
             seen.outside += int(np.count_nonzero(outside))

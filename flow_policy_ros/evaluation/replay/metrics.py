@@ -22,7 +22,8 @@ from flow_policy_ros.evaluation.replay.motion import Motion
 from flow_policy_ros.evaluation.replay.records import ReplayChunk, ReplayFeatures, ReplayMeta, ReplayTick
 from flow_policy_ros.evaluation.replay.roughness import Roughness
 from flow_policy_ros.evaluation.replay.sketch import Percentiles
-from flow_policy_ros.evaluation.replay.verdict import DEFAULTS, Thresholds, judge
+from flow_policy_ros.evaluation.replay.thresholds import DEFAULTS, Thresholds
+from flow_policy_ros.evaluation.replay.verdict import judge
 from flow_policy_ros.runtime.joint_limits import JointLimits
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import FloatArray, JointState
@@ -60,6 +61,7 @@ class Metrics:
         self._inputs = Inputs(self._ranges)
         self._lowest, self._highest = np.full(n, np.inf), np.full(n, -np.inf)
         self._stages: dict[str, Percentiles] = {}
+        self._injected: dict[str, Percentiles] = {}
         self._first: int | None = None
         self._last = 0
         self._ticks = self._active = self._limited = self._joint_limited = self._chunks = self._late = self._resets = 0
@@ -93,6 +95,8 @@ class Metrics:
         self._lost["features"] += seen.lost
         if seen.duration_ms > 0.0:  # recorded features cost nothing here
             self._stage("perception", seen.duration_ms)
+        if seen.image is not None:
+            self._add_injected("perception", seen.ready - self._now)
 
     def on_chunk(self, sampled: ReplayChunk) -> None:
         self._chunks += 1

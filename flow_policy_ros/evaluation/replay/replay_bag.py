@@ -68,6 +68,7 @@ class ReplayBag:
         self._file.add_metadata("replay", {**texts, **{key: str(value) for key, value in meta.settings.items()}})
         self._period_ns, self._joints = meta.period_ns, meta.joints
         self._nothing = np.zeros(len(meta.joints), dtype=np.bool_)
+        self._offset = self._robot.command_positions(np.zeros(len(meta.joints)))
         self._limited = {kind: np.zeros(len(meta.joints), dtype=np.int64) for kind in KINDS}
 
     def on_joint_state(self, state: JointState, received: int) -> None:
@@ -147,7 +148,7 @@ class ReplayBag:
         data = messages.joint_state(now, setpoint.names, setpoint.position, setpoint.velocity)
         self._put(now, "/command/executed", messages.JOINT_STATE, data)
         position = robot.command_positions(setpoint.position)
-        velocity = robot.command_positions(setpoint.velocity) - robot.command_positions(np.zeros_like(setpoint.velocity))
+        velocity = robot.command_positions(setpoint.velocity) - self._offset
         kind, data = messages.command(now, robot.command_joints, position, velocity, robot.command_interface, self._period_ns)
         self._put(now, self._commands, kind, data)
 

@@ -42,7 +42,7 @@ def alone(step: Callable[..., Given], *arguments: Any) -> Given:
 
 
 def in_processes(step: Callable[..., Given], calls: Sequence[tuple[Any, ...]]) -> list[Given]:
-    """What ``step`` gives for each of ``calls``, each in a new process of one thread; ``wait_for_others`` lets them begin as one."""
+    """What ``step`` gives for each of ``calls``, each in a process of one thread; ``wait_for_others`` lets them begin as one."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(len(calls))
@@ -68,8 +68,8 @@ def wait_for_others() -> None:
 def measure(jobs: Sequence[Job]) -> dict[str, Any]:
     """``jobs``, all at the same time in a process each.
 
-    ``bag_s`` of all recordings together, ``wall_s`` from the common start to the last report, ``realtime_factor`` of both, ``cpu_s``
-    of all processes in that time; ``start_s`` to load programs and networks before it; ``resident_mb_start`` and
+    ``bag_s`` of all recordings together, ``wall_s`` from the common start to the last report, ``realtime_factor`` of both,
+    ``cpu_s`` of all processes in that time; ``start_s`` to load programs and networks before it; ``resident_mb_start`` and
     ``resident_mb_end`` of one process; ``verdict``, ``commands_sha256`` and ``ticks`` of the first, and its ``stages``
     (``cost.stage_costs``), measured in another run, alone. Raises ``ReplayError`` for a refused recording.
     """

@@ -27,6 +27,8 @@ from flow_policy_ros.runtime.robot import Robot, load_robot
 
 AS_OPERATED: dict[str, Any] = {"command.autostart": True, "command.deadman": "", "policy.threads": 1, "perception.threads": 1}
 """A replay is enabled and its hold-to-run switch is held: no recording says otherwise. One thread for each process."""
+LAST_NS = 2**31 * 1_000_000_000
+"""The first instant that no message of ROS 2 can hold."""
 LOOKED_AT = 200
 """So many joint states may be unusable at the beginning of a recording before it is refused."""
 
@@ -131,6 +133,11 @@ def events_of(bag: Bag, robot: Robot, sources: Sources, stamps: Literal["header"
 
     Raises ``ReplayError`` when none of the first joint states can be used for ``robot``.
     """
+    if bag.end is not None and bag.end >= LAST_NS:
+        raise ReplayError(
+            f"recording {bag.path} ends {bag.end / 1e9:.0f} s after 1970, and messages of ROS 2 hold instants until 2038 only; "
+            "its recorder's clock was wrong."
+        )
     cameras = tuple(camera for camera in robot.cameras if camera.name == sources.camera)
     events = BagEvents(bag, replace(robot, cameras=cameras), stamps=stamps, features=sources.features)
     require_joints(events, robot, bag)
@@ -179,8 +186,8 @@ def require_joints(events: BagEvents, robot: Robot, bag: Bag) -> None:
     problems = events.problems
     if events.joint_states is None:
         reason = next((problem for problem in problems if problem.startswith("robot.joint_state_topic")), "")
-        reason += f" The recording has {', '.join(sorted(bag.topics)) or 'no topics'}. If one of them holds the joint states, name it"
-        reason += f" in robot file {robot.path}; else record the robot's topics with flow_policy record."
+        reason += f" The recording has {', '.join(sorted(bag.topics)) or 'no topics'}. If one of them holds the joint states, name "
+        reason += f"it in robot file {robot.path}; else record the robot's topics with flow_policy record."
     reason = reason or f"there is no message on topic {events.joint_states}; record the robot's topics with flow_policy record."
     mapped = next((problem for problem in problems if "robot.joint_state_names" in problem), "")
     said = f"recording {bag.path} has no joint state of robot '{robot.name}' that can be used: {reason} {mapped}"

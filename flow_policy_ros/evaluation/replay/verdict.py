@@ -1,10 +1,10 @@
-"""Whether the figures of a replay say that a policy may run: a pure function of the metrics and of thresholds with their reasons.
+"""Whether the figures of a replay say that a policy may run: a pure function of the metrics and of ``thresholds``.
 
 A replay is open loop. It finds what is broken (wired wrongly, late, noisy, frozen, fed wrongly, beyond the limits) and cannot find
 that a policy solves its task. A good policy is not the expert, so that an error condemns only where it is both large beside the
 motion and far worse than holding still, or worse than that at all with chunks that do not begin where the robot was: whatever a
-sound policy goes on to do, it begins there. What a recording cannot tell is said by the check ``recording``; a check whose figure
-is missing says that it judges nothing.
+sound policy goes on to do, it begins there. What a recording cannot tell is said by the check ``recording``, and where that is all
+there is to say the verdict is ``unjudged``; a check whose figure is missing says that it judges nothing.
 """
 
 from __future__ import annotations
@@ -13,59 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RECORDING_FAULTS = ("stale_joint_state", "bad_joint_state", "clock_jump_back", "control_loop_stalled", "start_outside_range")
-"""Faults that a recording brings about, not a policy: it has gaps, or begins outside the range. Chunks cannot cause these."""
+from flow_policy_ros.evaluation.replay.thresholds import DEFAULTS, Thresholds
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Above (``frozen``: below) which a figure is bad. All but the times are ratios to the recording or to the limits."""
-
-    lag_s: float = 0.06
-    """A point is 20 to 100 ms from the next; commands that were shaped come up to 40 ms after the chunks that they came of."""
-    lag_gain: float = 0.6
-    """A shift is believed only where it removes this much of the squared error: one flat in time fits anywhere."""
-    noise_inside: float = 0.14
-    """White jitter of the worst joint as a share of its motion. Sound policies show 1% or, taught by noisy experts, up to 11%; a
-    joint whose points jitter by a seventh of all its motion does not follow that motion."""
-    noise_overlap: float = 0.3
-    """Two chunks in a row that differ by so much of the motion do not follow one intention."""
-    frozen: float = 0.2
-    """Chunks that vary less than this share of what the recording does say the same whatever they are shown."""
-    features_outside: float = 0.5
-    """In training 2% of the values were outside the range; of a joint state far more may be, where the task begins elsewhere."""
-    error_total: float = 2.0
-    """Error over that of holding still. A different, sound way of doing the task may well exceed 1."""
-    error_share: float = 0.15
-    """And the mean error must be this share of the motion: where the recording hardly moves, holding still is hard to beat."""
-    error_start: float = 0.085
-    """Chunks whose first points are this share of the motion away from what the robot was told do not go on from where it was …"""
-    error_astray: float = 1.0
-    """… and those need not be worse than holding still by more than this, where nothing else explains it."""
-    seam_ratio: float = 6.0
-    """Acceleration at the seams over that inside chunks, at the 95th percentile …"""
-    seam_share: float = 0.5
-    """… where it is also this share of the joint's limit: small steps between calm chunks hurt nobody."""
-    jerk_ratio: float = 5.0
-    """Commanded over recorded jerk. Chunks joined 25 times a second are rougher than an expert; five times is oscillation."""
-    intervened: float = 0.1
-    """Share of joint set-points that limits changed, on top of twice the share in which the recording breaks the same limits."""
-    stale: float = 0.2
-    """Every fifth chunk missing is what a chunk of half a second still covers."""
-    stagnation: float = 0.25
-    """Share of the time in which the recorded robot moves and the commands stand still."""
-    windows: int = 4
-    """Stagnation is looked for in quarters of a second; fewer than this in which the recording moves say nothing of standing
-    still: a recorded command that jumps moves in one of them."""
-    chunks: int = 10
-    """Fewer chunks than this, compared with the recording, say nothing."""
-    duration_s: float = 1.0
-    """Neither does a recording that is shorter."""
-    active: float = 0.5
-    """A policy must have been followed for this share of the ticks."""
-
-
-DEFAULTS = Thresholds()
+RECORDING_FAULTS = (
+    "stale_joint_state", "bad_joint_state", "clock_jump_back", "control_loop_stalled", "start_outside_range", "tracking_error",
+    "effort",
+)  # fmt: skip
+"""Faults that a recording brings about, not a policy: it has gaps, begins outside the range, pressed against something, or does not
+obey (open loop)."""
+RECORDING = "recording"
+"""The check of whether there is anything to judge by."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +39,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``bad`` when a check is not ok; the reasons are those checks' sentences, the most telling first."""
+    """``good`` when every check is ok, ``unjudged`` when the recording alone is not, else ``bad``. The reasons are the sentences of
+    the checks that are not ok, the most telling first."""
 
     checks: tuple[Check, ...]
+
+    @property
+    def word(self) -> str:
+        """``good``, ``unjudged`` or ``bad``."""
+        failed = [check.name for check in self.checks if not check.ok]
+        return "good" if not failed else "unjudged" if failed == [RECORDING] else "bad"
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -94,7 +58,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """Keys ``verdict``, ``reasons``, ``checks``."""
         return {
-            "verdict": "bad" if self.reasons else "good",
+            "verdict": self.word,
             "reasons": list(self.reasons),
             "checks": [
                 {"name": c.name, "value": c.value, "limit": c.limit, "ok": c.ok, "sentence": c.sentence} for c in self.checks
@@ -105,29 +69,34 @@ class Verdict:
 def judge(metrics: Mapping[str, Any], thresholds: Thresholds = DEFAULTS) -> Verdict:
     """Of ``metrics`` as ``Metrics.result`` gives them."""
     checks = (
-        _recording, _joint_order, _lag, _frozen, _features, _noise, _error, _faults, _limits, _stale, _stagnation, _seam, _jerk,
+        _recording, _joint_order, _lag, _frozen, _features, _noise, _error, _faults, _limits, _stale, _rate, _stagnation, _seam,
+        _jerk,
     )  # fmt: skip
     return Verdict(tuple(check(metrics, thresholds) for check in checks))
 
 
 def _recording(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     moving, still, unknown = metrics["joints_moving"], metrics["joints_still"], metrics["joints_unknown"]
-    missing = []
+    missing: list[tuple[str, float, float]] = []  # what, the figure that says so, and the least that it would have to be
     if not metrics["recorded_commands"]:
-        missing.append(
-            "it holds no commands, so that nothing can be compared; name their topic in the robot file (robot.recorded)"
-        )
+        what = "it holds no commands, so that nothing can be compared; name their topic in the robot file (robot.recorded)"
+        missing.append((what, 0.0, 1.0))
     elif not moving and not still:
-        missing.append("none of its commands is for a joint of the robot; say in the robot file which they are (robot.recorded)")
+        what = "none of its commands is for a joint of the robot; say in the robot file which they are (robot.recorded)"
+        missing.append((what, 0.0, 1.0))
     elif not moving:
-        missing.append(f"none of its {len(still) + len(unknown)} commanded joints moves, so that nothing can be compared")
-    if metrics["duration_s"] < limits.duration_s:
-        missing.append(f"it lasts {metrics['duration_s']:.2f} s, at least {limits.duration_s:g} s are needed")
-    elif metrics["recorded_commands"] and metrics["chunks_compared"] < limits.chunks:
-        missing.append(f"only {metrics['chunks_compared']} chunks meet recorded commands, at least {limits.chunks} are needed")
-    active = metrics["active_fraction"]
+        what = f"none of its {len(still) + len(unknown)} commanded joints moves, so that nothing can be compared"
+        missing.append((what, 0.0, 1.0))
+    compared, duration_s, active = metrics["chunks_compared"], metrics["duration_s"], metrics["active_fraction"]
+    if duration_s < limits.duration_s:
+        what = f"it lasts {duration_s:.2f} s, at least {limits.duration_s:g} s are needed"
+        missing.append((what, duration_s, limits.duration_s))
+    elif metrics["recorded_commands"] and compared < limits.chunks:
+        what = f"only {compared} chunks meet recorded commands, at least {limits.chunks} are needed"
+        missing.append((what, float(compared), float(limits.chunks)))
     if active < limits.active:
-        missing.append(f"the policy was followed in {active:.0%} of the ticks, at least {limits.active:.0%} are needed")
+        what = f"the policy was followed in {active:.0%} of the ticks, at least {limits.active:.0%} are needed"
+        missing.append((what, active, limits.active))
     gaps = {name: count for name, count in metrics["faults"].items() if name in RECORDING_FAULTS}
     notes = []
     if still and moving:
@@ -136,11 +105,11 @@ def _recording(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
         notes.append(f"not judged, since it has no commands for them: {', '.join(unknown)}")
     if gaps:
         notes.append(f"it made the command stage stop ({_counts(gaps)})")
-    value = float(metrics["chunks_compared"])
     if missing:
-        return Check("recording", value, float(limits.chunks), False, f"cannot be judged: {'; '.join([*missing, *notes])}.")
-    said = f"{metrics['chunks_compared']} chunks compared over {metrics['duration_s']:.1f} s, {len(moving)} joints move"
-    return Check("recording", value, float(limits.chunks), True, "; ".join([said, *notes]) + ".")
+        whats, values, least = zip(*missing, strict=True)
+        return Check(RECORDING, values[0], least[0], False, f"cannot be judged: {'; '.join([*whats, *notes])}.")
+    said = f"{compared} chunks compared over {duration_s:.1f} s, {len(moving)} joints move"
+    return Check(RECORDING, float(compared), float(limits.chunks), True, "; ".join([said, *notes]) + ".")
 
 
 def _joint_order(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
@@ -158,10 +127,12 @@ def _lag(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     lag, gain = metrics["lag_s"], metrics["lag_gain"]
     if lag is None or gain is None:
         return Check("lag", None, limits.lag_s, True, "not judged: no chunk lies far enough from the end, or nothing moves.")
-    ok = abs(lag) <= limits.lag_s or gain > limits.lag_gain
     word = "late" if lag > 0 else "early"
-    if ok:
+    if abs(lag) <= limits.lag_s:
         return Check("lag", lag, limits.lag_s, True, f"chunks fit the recording best {abs(lag) * 1e3:.0f} ms {word}.")
+    if gain > limits.lag_gain:
+        best = f"best: {abs(lag) * 1e3:.0f} ms {word}, which leaves {gain:.0%} of the squared error"
+        return Check("lag", None, limits.lag_s, True, f"no shift fits clearly better ({best}).")
     sentence = (
         f"chunks are {abs(lag) * 1e3:.0f} ms {word}: shifted by as much their squared error is {gain:.0%} of what it is. Check "
         "which stamps the policy was trained with, and the clocks of joint states and commands."
@@ -211,7 +182,7 @@ def _noise(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
         name, value, limit = "inside", inside, limits.noise_inside
         what = "points inside chunks jitter by"
     size, joint = noise[f"{name}_size"], noise[f"{name}_joint"]
-    sentence = f"{what} {size:.2g} at {joint}, {value:.0%} of its motion in the recording"
+    sentence = f"{what} {size:.2g} rad (m) at {joint}, {value:.0%} of its motion in the recording"
     return Check("noise", value, limit, value <= limit, f"{sentence}.")
 
 
@@ -228,7 +199,8 @@ def _error(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
         remedy = "" if ok else ": the policy may be fed wrongly inside (normalised twice), or not be made for this"
         return Check("error", total, limits.error_astray, ok, f"{sentence}{remedy}.")
     if total <= limits.error_total or share <= limits.error_share:
-        return Check("error", total, limits.error_total, True, f"{sentence}.")
+        worse = ": passed, worse than holding still" if total > 1.0 else ""
+        return Check("error", total, limits.error_total, True, f"{sentence}{worse}.")
     return Check("error", total, limits.error_total, False, f"{sentence}: what it says has little to do with what was done.")
 
 
@@ -263,6 +235,23 @@ def _stale(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     if kinds and value > limits.stale:
         sentence += f": {_counts(kinds)}"
     return Check("stale", value, limits.stale, value <= limits.stale, f"{sentence}.")
+
+
+def _rate(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
+    wanted, got = metrics["chunks_per_s"]["wanted"], metrics["chunks_per_s"]["got"]
+    if not wanted or got is None:
+        return Check("rate", None, limits.rate, True, "not judged: no chunk was sampled, or nothing says how many were asked for.")
+    sentence = f"{got:.3g} chunks per second were sampled while the inputs were fresh, {wanted:.3g} were asked for"
+    delay, settings = metrics["injected_ms"].get("inference"), metrics["settings"]
+    if delay is not None:
+        profile = settings.get("latency", "none")
+        source = f"latency profile {profile}, measured on {settings.get('latency_measured_on') or 'an unknown machine'}"
+        sources = [*([] if profile == "none" else [source]), *([f"--inject {settings['inject']}"] if settings.get("inject") else [])]
+        sentence += f"; inference was given {delay['p50']:.0f} ms (1% of the time {delay['p99']:.0f} ms or more: "
+        sentence += f"{' and '.join(sources) or 'no delay'})"
+    if got < limits.rate * wanted and any(settings.get("inject", "").startswith(kind) for kind in ("delay", "spike")):
+        return Check("rate", None, limits.rate, True, f"{sentence}. Not judged: inference was slowed on purpose.")
+    return Check("rate", got / wanted, limits.rate, got >= limits.rate * wanted, f"{sentence}.")
 
 
 def _stagnation(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
