@@ -22,8 +22,8 @@ class Arguments:
     """Folder for a rosbag2 (MCAP) of each episode as well: joint states, executed commands, object state."""
     task: str = "door"
     """door, hammer, pen or relocate."""
-    robot: Path | None = None
-    """Robot file; default config/robots/adroit_<task>.yaml."""
+    robot: str | None = None
+    """Robot file, or the name of one that ships; default config/robots/adroit_<task>.yaml."""
     episodes: int = 100
     """Episodes to record; failed ones are dropped and not counted."""
     steps: int = 200
@@ -61,7 +61,7 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.sim.robot import AdroitRobot
 
     try:
-        robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
+        robot = load_robot(robot_file(arguments.robot or f"adroit_{arguments.task}"))
         scale = check(CommandParameters, "limit_scale", arguments.limit_scale, "command.")
         robot = replace(robot, limits=robot.limits.scaled(scale))
         simulated = AdroitRobot(arguments.task, robot)
@@ -85,7 +85,7 @@ def record(arguments: Arguments) -> int:
         episode = recording.episode(arguments.task, robot.name, robot.joints)
         episode.save(arguments.out / f"episode_{recording.seed:06d}.npz")
         if arguments.bags is not None:
-            write_demonstration(arguments.bags / f"episode_{recording.seed:06d}", recording, robot.joints)
+            write_demonstration(arguments.bags / f"episode_{recording.seed:06d}", recording, arguments.task, robot)
         kept += 1
     print(f"{kept} episodes from {seed - arguments.seed} tries in {arguments.out}")
     return 0

@@ -22,10 +22,10 @@ class Arguments:
     """Folder of recorded episodes (flow_policy demonstrate), a bag, or a folder of bags (of LeRobot folders: convert --to bag)."""
     out: Path
     """Folder for the episodes with features; of bags it gets all that training needs."""
-    detector: Path | None = None
-    """Detector folder; default: the shipped one for the task."""
-    robot: Path | None = None
-    """Robot file; default for episodes: config/robots/adroit_<task>.yaml."""
+    detector: str | None = None
+    """Detector folder, or the name of one that ships; default: the shipped one for the robot."""
+    robot: str | None = None
+    """Robot file, or the name of one that ships; default for episodes: config/robots/adroit_<task>.yaml."""
     every: int = 4
     """Control steps between pictures of episodes; finer than the camera's rate, so that training meets every phase."""
     stamps: Literal["header", "receive"] = "header"
@@ -88,7 +88,7 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, object]
     robot = load_robot(resources.robot_file(arguments.robot))
     if not robot.cameras:
         raise EpisodeError(f"robot file {robot.path} has no camera; add one under robot.cameras.")
-    extractor = DetectionFeatures(load_detector(arguments.detector or resources.checkpoint(f"{robot.name}_detector")))
+    extractor = DetectionFeatures(load_detector(_detector(arguments, robot.name)))
 
     def extract(event: ImageEvent) -> Features | None:
         return extractor.extract(decode(event.image), event.stamp) if event.camera == robot.cameras[0].name else None
@@ -109,6 +109,24 @@ def _product(path: Path, arguments: Arguments, number: int | None) -> Path:
     return arguments.out / (path.name if number is None else f"{path.resolve().name}_{number:03d}.npz")
 
 
+def _detector(arguments: Arguments, robot: str) -> Path:
+    """The one that was asked for, else the one that ships for ``robot``."""
+    from flow_policy_ros import resources
+
+    name = arguments.detector or f"{robot}_detector"
+    try:
+        folder = resources.checkpoint(name)
+    except resources.ResourceError as error:
+        shipped = ", ".join(entry for entry in resources.names("checkpoints") if entry.endswith("_detector"))
+        what = f"--detector {name} does not exist" if arguments.detector else f"no detector ships for robot '{robot}'"
+        raise ValueError(
+            f"{what}; give with --detector a folder that 'flow_policy train-detector' wrote, or the name of one that ships ({shipped})."
+        ) from error
+    if not (folder / "detector.json").is_file() and folder.suffix != ".pt":
+        raise ValueError(f"--detector {name} is no detector's folder: {folder} has no detector.json. Give one that has.")
+    return folder
+
+
 def featurize_files(paths: list[Path], arguments: Arguments) -> dict[str, object]:
     """One process's share; returns the identity of what made the features."""
     from dataclasses import replace
@@ -123,8 +141,8 @@ def featurize_files(paths: list[Path], arguments: Arguments) -> dict[str, object
     from flow_policy_ros.vision.features import DetectionFeatures
 
     task = Episode.load(paths[0]).task
-    robot = AdroitRobot(task, load_robot(arguments.robot or resources.robot_file(f"adroit_{task}")))
-    extractor = DetectionFeatures(load_detector(arguments.detector or resources.checkpoint(f"adroit_{task}_detector")))
+    robot = AdroitRobot(task, load_robot(resources.robot_file(arguments.robot or f"adroit_{task}")))
+    extractor = DetectionFeatures(load_detector(_detector(arguments, f"adroit_{task}")))
     for path in paths:
         episode = Episode.load(path)
         ticks = range(0, len(episode.stamps), arguments.every)

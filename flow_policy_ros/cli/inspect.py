@@ -28,6 +28,8 @@ class Arguments:
     """Checkpoint to judge by, or the name of one that ships."""
     json: Path | None = None
     """Write everything that was found to this file too."""
+    write_robot: Path | None = None
+    """Write a robot file for the recording to this new file: whole but for limits, names and topics marked TODO."""
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +43,13 @@ def main(argv: list[str]) -> int:
     kind = Annotated[Arguments, tyro.conf.arg(name="")]
     arguments = tyro.cli(kind, args=argv, prog=PROGRAM, config=(tyro.conf.PositionalRequiredArgs,))
     require_file("--json", arguments.json)
-    content = {"recording": recording, "checkpoint": checkpoint, "robot": robot}[kind_of(arguments.target)](arguments)
+    require_file("--write-robot", arguments.write_robot)
+    what = kind_of(arguments.target)
+    if arguments.write_robot is not None and what != "recording":
+        raise ValueError(f"--write-robot makes a robot file from a recording, and {arguments.target} is a {what}. Leave it out.")
+    if arguments.write_robot is not None and arguments.write_robot.exists():
+        raise ValueError(f"--write-robot {arguments.write_robot} exists already and is left alone; give another file.")
+    content = {"recording": recording, "checkpoint": checkpoint, "robot": robot}[what](arguments)
     if arguments.json is not None:
         from flow_policy_ros.cli.inspect_tables import plain
 
@@ -70,8 +78,26 @@ def kind_of(target: str) -> str:
     )
 
 
+def refuse_other_data(path: Path) -> None:
+    """Datasets and episodes are no recordings: raises ``ValueError`` with what the folder is, and how it becomes one."""
+    from flow_policy_ros.data.lerobot.read import is_dataset
+
+    if is_dataset(path):
+        what = "a LeRobot dataset"
+    elif path.suffix == ".npz":
+        what = "an episode (.npz)"
+    elif path.is_dir() and next(path.glob("*.npz"), None) is not None:
+        what = "a folder of episodes (.npz)"
+    else:
+        return
+    raise ValueError(
+        f"{path} is {what}, and inspect reads recordings (bags). Make bags of it with 'flow_policy convert {path} --robot ROBOT "
+        "--to bag --out DIR' and inspect those; 'flow_policy train' reads it as it is."
+    )
+
+
 def recording(arguments: Arguments) -> dict[str, Any]:
-    """Read a recording once, show it, and return what was found."""
+    """Read a recording once, show it, write the robot file that was asked for, and return what was found."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -80,11 +106,12 @@ def recording(arguments: Arguments) -> dict[str, Any]:
     from flow_policy_ros.data.inspection import inspect_bag
     from flow_policy_ros.data.inspection_findings import findings
     from flow_policy_ros.data.inspection_fit import fit
-    from flow_policy_ros.data.inspection_roles import sketch
+    from flow_policy_ros.data.inspection_sketch import sketch
     from flow_policy_ros.vision.decode import decode
 
     given_robot, contract = judges(arguments)
     path = Path(arguments.target).expanduser()
+    refuse_other_data(path)
     bag = open_bag(path.parent if path.name == "metadata.yaml" else path)
     columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
     try:
@@ -94,8 +121,15 @@ def recording(arguments: Arguments) -> dict[str, Any]:
     finally:
         bag.close()
     judged = None if given_robot is None else fit(found, given_robot, contract)
-    proposal = sketch(found) if given_robot is None else []
-    return show_recording(found, findings(found, given_robot is not None), given_robot, judged, proposal)
+    proposal = sketch(found)
+    content = show_recording(
+        found, findings(found, given_robot), given_robot, judged, proposal if given_robot is None else [], arguments.write_robot
+    )
+    if arguments.write_robot is not None:
+        if not proposal:
+            raise ValueError(f"--write-robot {arguments.write_robot}: the recording has no joint values to make a robot file of.")
+        arguments.write_robot.write_text("\n".join(proposal) + "\n", encoding="utf-8")
+    return content
 
 
 def checkpoint(arguments: Arguments) -> dict[str, Any]:

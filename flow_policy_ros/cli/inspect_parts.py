@@ -141,11 +141,11 @@ def _show_codec(console: Console, codec: Codec) -> None:
         made = stream.extractor.get("model", "") or stream.extractor.get("name", "")
         rows = "all" if not stream.use else f"rows {list(stream.use)}"
         say(console, f"features '{stream.name}': {stream.tokens} tokens × {stream.channels}, {rows}, {stream.moment}; {made}")
-    made_table = table("joint", "", "offset", "scale")
+    made_table = table("joint", "motion in training", "offset, rad or m", "scale, rad or m")
     normaliser = codec.action_normaliser
     if len(normaliser.offset) == len(contract.action_joints):
         for k, joint in enumerate(contract.action_joints):
-            dead = "dead" if k in normaliser.dead else ""
+            dead = "dead" if k in normaliser.dead else "moves"
             made_table.add_row(joint, dead, figure(float(normaliser.offset[k])), figure(float(normaliser.scale[k]), 4))
         made_table.title = f"actions, normalised by {normaliser.method}"
         console.print(made_table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,13 +20,17 @@ from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.robot import Robot
 
 MOST_LAYOUTS_SHOWN = 3
+EXPLAINED = (
+    "velocity: the greatest, from the positions; reported: the greatest among the velocities in the messages, – without any; limit: the "
+    "robot file's velocity"
+)
 WIDE = 200
 
 
 def show_recording(
-    found: Inspection, said: Findings, robot: Robot | None, fit: Fit | None, sketch: Sequence[str]
+    found: Inspection, said: Findings, robot: Robot | None, fit: Fit | None, sketch: Sequence[str], written: Path | None = None
 ) -> dict[str, Any]:
-    """Print everything, and return it for a JSON file."""
+    """Print everything, and return it for a JSON file; of a sketch that goes to the file ``written`` only that."""
     console = screen()
     compressed = f" (compressed: {found.compression})" if found.compression else ""
     size = f"{found.size_bytes / 1e6:.2f} MB on the disk, {found.content_bytes / 1e6:.2f} MB of messages"
@@ -34,24 +39,27 @@ def show_recording(
     for joints in found.joints:
         for layout in sorted(joints.layouts, key=lambda layout: -layout.count)[:MOST_LAYOUTS_SHOWN]:
             console.print(_joints(layout, robot, fit is not None and label(layout) == fit.commands))
+    if found.joints:
+        say(console, EXPLAINED)
     if found.images:
         console.print(_images(found))
     guessed = roles(found)
     states = [label(joints) for joints in guessed.states] if fit is None else [fit.states] * bool(fit.states)
     commands = [label(joints) for joints in guessed.commands] if fit is None else [fit.commands] * bool(fit.commands)
-    look = " (by their names)" if fit is None else ""
+    look = " (guessed from the topics' names)" if fit is None else ""
     say(console, f"joint states{look}: {', '.join(states) or 'none'}; commands{look}: {', '.join(commands) or 'none'}")
     listing(console, "problems", said.problems)
-    listing(console, "notes", said.notes)
+    listing(console, "notes", [*said.notes, *(fit.notes if fit is not None else ())])
     if fit is not None and robot is not None:
         able = "can be replayed" if fit.possible else "cannot be replayed"
         say(console, f"\nwith robot file {robot.path} ('{robot.name}') this recording {able}")
         listing(console, "missing", fit.missing)
         listing(console, "what it will run into", fit.limits)
-    if sketch:
-        say(console, "\na robot file for this recording would need (check every line):\n  robot:")
-        for line in sketch:
-            say(console, f"    {line}")
+    if written is not None:
+        say(console, f"\na robot file for this recording is in {written}; check every line and fill in what is marked TODO")
+    elif sketch:
+        say(console, "\na robot file for this recording (check every line and fill in what is marked TODO; --write-robot FILE writes it):")
+        say(console, "\n".join(["", *sketch]))
     return _content(found, said, robot, fit, sketch, states, commands)
 
 
@@ -128,13 +136,16 @@ def _topics(found: Inspection) -> Table:
 
 
 def _joints(layout: LayoutFound, robot: Robot | None, commands: bool) -> Table:
-    made = table("joint", "", "from", "to", "range", "velocity", "reported", *(["limit"] if robot is not None else []))
+    made = table(
+        "joint", "motion", "from, rad or m", "to, rad or m", "range, rad or m", "velocity, rad/s or m/s", "reported, rad/s or m/s",
+        *(["limit, rad/s or m/s"] if robot is not None else []),
+    )  # fmt: skip
     made.title = f"{clean(label(layout))}, {layout.count} messages" + ("" if layout.named else ", no names")
     names = () if robot is None else _meant(layout, naming_of(robot, commands))
     for number, joint in enumerate(layout.joints):
         row = [
             clean(joint.name) or f"column {number}",
-            "still" if joint.still else "",
+            "still" if joint.still else "moves",
             figure(joint.low),
             figure(joint.high),
             figure(joint.high - joint.low, 4),
@@ -215,7 +226,7 @@ def _content(
         "joint_states": list(states),
         "commands": list(commands),
         "problems": list(said.problems) + ([*fit.missing, *fit.limits] if fit is not None else []),
-        "notes": list(said.notes),
+        "notes": list(said.notes) + (list(fit.notes) if fit is not None else []),
         "sketch": list(sketch),
     }
     if fit is not None and robot is not None:

@@ -19,7 +19,8 @@ class Arguments:
     """
 
     robot: str
-    """Robot file, or the name of one that ships; its topics are recorded: joint states, cameras, commands, chunks, features, diagnostics, clock, transforms."""
+    """Robot file, or the name of one that ships; its topics are recorded: joint states, cameras, commands, chunks, features,
+    diagnostics, clock, transforms."""
     out: Path
     """Folder for the recordings."""
     topics: tuple[str, ...] = ()

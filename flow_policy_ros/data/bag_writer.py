@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -23,9 +24,9 @@ class BagWriter:
     (sensor_msgs/CompressedImage), ``/features/STREAM`` (sensor_msgs/Image), ``/policy/chunk`` (trajectory_msgs/JointTrajectory).
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """``path`` is the bag's folder. Raises ``ValueError`` when it exists."""
-        self._bag = Rosbag2Writer(path)
+    def __init__(self, path: str | Path, custom: Mapping[str, str] | None = None) -> None:
+        """``path`` is the bag's folder, ``custom`` goes to its metadata. Raises ``ValueError`` when it exists."""
+        self._bag = Rosbag2Writer(path, custom=custom)
 
     def __enter__(self) -> BagWriter:
         return self

@@ -61,9 +61,14 @@ class ChunkTable:
         if between.any():
             row, after = rows[between], rows[between] + 1
             share = past[between] / (self._command_stamps[after] - self._command_stamps[row])
-            step = self._commands[after] - self._commands[row]
-            chunk[between] += share[:, None] * np.where(np.abs(step) > WRAPPED, 0.0, step)
+            chunk[between] = on_line(self._commands[row], self._commands[after], share)
         return chunk, mask
+
+
+def on_line(before: FloatArray, after: FloatArray, share: FloatArray) -> FloatArray:
+    """What is in force (N, A) at the ``share`` (N,) of the way from the commands ``before`` to those ``after`` (N, A)."""
+    step = after - before
+    return np.asarray(before + share[:, None] * np.where(np.abs(step) > WRAPPED, 0.0, step))
 
 
 def _rows(recording: Recording, offsets: Indices, max_gap_s: float) -> tuple[Indices, Indices, NDArray[np.bool_]]:

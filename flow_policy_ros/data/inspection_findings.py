@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flow_policy_ros.data.inspection_found import ImagesFound, Inspection, JointsFound, LayoutFound, StampsFound, TopicFound
 from flow_policy_ros.data.inspection_roles import differing, main_layout, roles
+from flow_policy_ros.runtime.robot import Robot
 
 CLOCK_MS = 1000.0
 """Stamps that lie farther from the receipt than this belong to another clock, or to the simulator's."""
@@ -32,10 +33,10 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def findings(inspection: Inspection, judged: bool = False) -> Findings:
-    """Everything that shows without a robot file; the reader's own sentences come first.
+def findings(inspection: Inspection, robot: Robot | None = None) -> Findings:
+    """Everything that shows in the recording alone; the reader's own sentences come first.
 
-    ``judged``: there is a robot file, and what it has to say about names is left to ``data.inspection_fit``.
+    With a robot file, what it has to say about names is left to ``data.inspection_fit``, and its order of joints is no surprise.
     """
     problems = [*inspection.problems]
     if inspection.messages == 0:
@@ -58,7 +59,7 @@ def findings(inspection: Inspection, judged: bool = False) -> Findings:
         )
     for joints in inspection.joints:
         problems += _joints(joints)
-    if not judged:
+    if robot is None:
         problems += _unnamed(inspection)
         problems += _naming(inspection)
     watched = {joints.topic for joints in inspection.joints} | {images.topic for images in inspection.images}
@@ -70,7 +71,7 @@ def findings(inspection: Inspection, judged: bool = False) -> Findings:
             problems += _pauses(topic)
     for images in inspection.images:
         problems += _images(images)
-    return Findings(tuple(dict.fromkeys(problems)), tuple(_notes(inspection)))
+    return Findings(tuple(dict.fromkeys(problems)), tuple(_notes(inspection, robot)))
 
 
 def some(names: tuple[str, ...] | list[str]) -> str:
@@ -225,7 +226,7 @@ def _images(images: ImagesFound) -> Iterator[str]:
         yield f"{where}: images are not alike: sizes {sizes}, encodings {', '.join(images.encodings)}. A detector expects one size."
 
 
-def _notes(inspection: Inspection) -> Iterator[str]:
+def _notes(inspection: Inspection, robot: Robot | None) -> Iterator[str]:
     for topic in inspection.topics:
         if len(set(topic.qos)) > 1:
             yield (
@@ -247,7 +248,7 @@ def _notes(inspection: Inspection) -> Iterator[str]:
         yield f"no message on {some(silent)}."
     for joints in inspection.joints:
         layout = main_layout(joints)
-        if layout is not None and _disordered(layout.names):
+        if layout is not None and _disordered(layout.names) and not (robot and _ordered_as(robot, layout.names)):
             yield (
                 f"{label(joints)} has its joints in the order {some(layout.names)}. Whoever takes them by position gets the wrong "
                 "ones; "
@@ -268,14 +269,18 @@ def _notes(inspection: Inspection) -> Iterator[str]:
 
 
 def _disordered(names: tuple[str, ...]) -> bool:
-    """Whether names that differ in their last number alone do not come in its order."""
-    last: dict[str, int] = {}
+    """Whether names that differ in their last number alone come neither in its order nor, as along many fingers, against it."""
+    numbers: dict[str, list[int]] = {}
     for name in names:
         found = re.match(r"(.*?)(\d+)(\D*)$", name)
         if found is None:
             continue
-        stem, number = found[1] + "#" + found[3], int(found[2])
-        if number < last.get(stem, 0):
-            return True
-        last[stem] = number
-    return False
+        numbers.setdefault(found[1] + "#" + found[3], []).append(int(found[2]))
+    return any(entries not in (sorted(entries), sorted(entries, reverse=True)) for entries in numbers.values())
+
+
+def _ordered_as(robot: Robot, names: tuple[str, ...]) -> bool:
+    """Whether the robot's joints come in the robot file's order, by their own names or by those that it gives them."""
+    namings = [robot.naming, *([robot.recorded.naming] if robot.recorded else [])]
+    meant = [names, *([naming.names.get(name, name) for name in names] for naming in namings)]
+    return any(tuple(joint for joint in joints if joint in robot.joints) == robot.joints for joints in meant)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from flow_policy_ros.data import message_looks as looks
 from flow_policy_ros.data.bag_messages import STATES
 from flow_policy_ros.data.inspection_findings import label, some
 from flow_policy_ros.data.inspection_found import ImagesFound, Inspection, JointsFound, LayoutFound, same
+from flow_policy_ros.data.inspection_limits import beyond, overshoot, strange
 from flow_policy_ros.data.inspection_roles import main_layout
 from flow_policy_ros.runtime.contract import Contract, ContractError
 from flow_policy_ros.runtime.joint_naming import JointNaming
@@ -22,19 +21,18 @@ from flow_policy_ros.runtime.parameters import PolicyParameters, from_flat
 from flow_policy_ros.runtime.robot import Camera, Robot
 
 EXECUTED = "command/executed"
-BEYOND = 1e-3
-"""Ranges and velocities have to be exceeded by more than this, rad (m), or this share, to be mentioned."""
 RATE_TOLERANCE = 0.3
 DETECTIONS = "detections"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """``missing`` makes a replay impossible; ``limits`` are what it will run into; ``states`` and ``commands`` are the topics "
-    "used."""
+    """``missing`` makes a replay impossible; ``limits`` are what it will run into; ``notes`` harm nothing; ``states`` and
+    ``commands`` are the topics used."""
 
     missing: tuple[str, ...]
     limits: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     states: str = ""
     commands: str = ""
     cameras: tuple[tuple[str, str], ...] = ()
@@ -49,22 +47,25 @@ def fit(inspection: Inspection, robot: Robot, contract: Contract | None = None) 
     """``contract`` is the checkpoint's for this robot; without one only the robot file counts."""
     missing: list[str] = []
     limits: list[str] = []
+    notes: list[str] = []
     states = _find(inspection, robot.joint_state_topic, looks.MEASURED)
     layout = None if states is None else main_layout(states)
     if layout is None:
         missing.append(_no_states(inspection, robot))
     else:
         missing += _mismatch(layout, robot.naming, robot.joints, "robot.joint_state_names")
-        limits += _beyond(layout, robot.naming, robot)
         limits += _gaps(inspection, robot)
     commands = _commands(inspection, robot)
     spoken = None if commands is None else main_layout(commands)
+    if layout is not None and layout is not spoken:
+        limits += strange(layout, robot)
+        notes += overshoot(layout, robot)
     if spoken is None:
         limits.append(_no_commands(inspection, robot))
     else:
         naming = naming_of(robot, commands=True)
         limits += _mismatch(spoken, naming, robot.joints, "robot.recorded.command_names")
-        limits += [] if layout is spoken else _beyond(spoken, naming, robot)
+        limits += beyond(spoken, naming, robot)
     cameras = tuple((camera.name, images.topic) for camera in robot.cameras for images in _images(inspection, camera)[:1])
     for camera in robot.cameras:
         limits += _camera(inspection, camera)
@@ -73,6 +74,7 @@ def fit(inspection: Inspection, robot: Robot, contract: Contract | None = None) 
     return Fit(
         tuple(missing),
         tuple(limits),
+        tuple(notes),
         "" if states is None else label(states),
         "" if commands is None else label(commands),
         cameras,
@@ -147,36 +149,6 @@ def _mismatch(layout: LayoutFound, naming: JointNaming, joints: Sequence[str], k
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         yield f"{where} has {some(twice)} more than once. A robot refuses such messages; correct {key} or the publisher."
-
-
-def _beyond(layout: LayoutFound, naming: JointNaming, robot: Robot) -> Iterator[str]:
-    """Where the recording went beyond the robot file's ranges and velocities."""
-    try:
-        names = naming.rename(layout.names, len(layout.joints))
-    except BadInput:
-        return
-    ranges, velocities = [], []
-    for joint, found in zip(names, layout.joints, strict=True):
-        if joint not in robot.joints or not np.isfinite([found.low, found.high]).all():
-            continue
-        k = robot.joints.index(joint)
-        low, high, velocity = (float(bound[k]) for bound in (robot.limits.lower, robot.limits.upper, robot.limits.velocity))
-        if not robot.limits.continuous[k] and (found.low < low - BEYOND or found.high > high + BEYOND):
-            ranges.append(f"{joint} from {found.low:.4g} to {found.high:.4g} (robot file: {low:.4g} to {high:.4g})")
-        if found.velocity > velocity * (1 + BEYOND):
-            velocities.append(f"{joint} {found.velocity:.4g} (robot file: {velocity:.4g})")
-    if ranges:
-        yield (
-            f"{label(layout)} goes beyond the robot file's ranges: {some(ranges)}. What a policy learnt from it is clipped there; "
-            "correct "
-            "robot.limits if the robot may go so far."
-        )
-    if velocities:
-        yield (
-            f"{label(layout)} is at times faster than the robot file's velocities: {some(velocities)}. A replay slows such motion "
-            "down; "
-            "correct robot.limits if the robot may move so fast, else look for jumps in the recording."
-        )
 
 
 def _gaps(inspection: Inspection, robot: Robot) -> Iterator[str]:

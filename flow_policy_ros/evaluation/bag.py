@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flow_policy_ros.data.bag_writer import BagWriter
 from flow_policy_ros.evaluation.demonstrate import Recording
 from flow_policy_ros.evaluation.record import EpisodeRecord
+from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, FloatArray, JointState
 
 
@@ -31,11 +32,13 @@ def write_bag(path: str | Path, record: EpisodeRecord) -> None:
                 bag.command(stamp, record.joints, record.command[k], np.nan_to_num(velocity[k]))
 
 
-def write_demonstration(path: str | Path, recording: Recording, joints: tuple[str, ...]) -> None:
+def write_demonstration(path: str | Path, recording: Recording, task: str, robot: Robot) -> None:
     """Write ``recording`` to the new folder ``path``: joint states, the commands that were executed, and the object state; no
-    pictures. Raises ``ValueError`` when the folder exists."""
-    velocity = _velocity(recording.stamps, recording.command)
-    with BagWriter(path) as bag:
+    pictures. The metadata says what the recorder's does, robot and success, and task and seed. Raises ``ValueError`` when the
+    folder exists."""
+    velocity, joints = _velocity(recording.stamps, recording.command), robot.joints
+    custom = {"robot": robot.name, "task": task, "success": str(recording.success).lower(), "seed": str(recording.seed)}
+    with BagWriter(path, custom) as bag:
         for k, stamp in enumerate(recording.stamps.tolist()):
             bag.joint_state(JointState(stamp, joints, recording.position[k]))
             bag.features(Features(stamp, "objects", recording.objects[k]))

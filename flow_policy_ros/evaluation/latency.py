@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from flow_policy_ros.runtime.latency import NO_LATENCY, LatencyProfile
 
 MEASUREMENTS = 40
@@ -40,7 +42,8 @@ def measure(stages: dict[str, Callable[[int], object]]) -> LatencyProfile:
 
 
 def profile_for(mode: str, identity: dict[str, object], stages: Callable[[], dict[str, Callable[[int], object]]]) -> Path | None:
-    """The profile's file for ``mode``: ``none`` → None, ``measured`` → this machine's (measured now if it never was), else a path.
+    """The profile's file for ``mode``: ``none`` → None, ``measured`` → this machine's (measured now if it never was),
+    ``remeasure`` → the same, measured now in any case, else a path.
 
     ``identity`` tells runs apart that need profiles of their own (checkpoint, detector, steps); ``stages`` is called only
     to measure.
@@ -48,15 +51,32 @@ def profile_for(mode: str, identity: dict[str, object], stages: Callable[[], dic
     """
     if mode == "none":
         return None
-    if mode != "measured":
+    if mode not in ("measured", "remeasure"):
         LatencyProfile.load(mode)
         return Path(mode)
     key = hashlib.sha256(json.dumps([platform.node(), os.cpu_count(), identity], sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / f"latency-{key}.json"
-    if not path.is_file():
+    if mode == "remeasure" or not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         measure(stages()).save(path)
     return path
+
+
+SPREAD = 3.0
+"""A 99% sample of so many times the median tells of a machine that did something else while it measured."""
+
+
+def spread_problems(path: Path | None) -> list[str]:
+    """A sentence for each stage whose samples spread by more than ``SPREAD``."""
+    profile, found = load_profile(path), []
+    for stage, samples in profile.samples_ms.items():
+        median, most = np.percentile(samples, (50, 99)) if samples else (0.0, 0.0)
+        if most > SPREAD * median > 0.0:
+            found.append(
+                f"latency profile {path}: {stage} took {median:.1f} ms at the median and {most:.1f} ms at the 99th percentile, as on "
+                "a busy machine; chunks and commands depend on it. Measure again with --latency remeasure while nothing else runs."
+            )
+    return found
 
 
 def load_profile(path: Path | None) -> LatencyProfile:

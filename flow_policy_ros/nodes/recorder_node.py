@@ -30,7 +30,7 @@ from flow_policy_ros.nodes.recorder_session import Session
 from flow_policy_ros.nodes.recorder_topics import Losses, message_class, offered_text, reader_for, selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import diagnostics, status
+from flow_policy_ros.ros.diagnostics import OK, diagnostics, status
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import ParameterError, RecorderParameters
 
@@ -80,6 +80,7 @@ class RecorderNode(ClosableNode):
         self.create_timer(LOOK_S, self._look, clock=STEADY)
         self.create_timer(1.0, self._report, clock=STEADY)
         if operator is not None:
+            self.get_logger().info(HELP)
             self.create_timer(KEYS_S, self._keys, clock=STEADY)
         self._built = time.monotonic()
         self._said: set[str] = set()  # what was complained of once already
@@ -229,6 +230,7 @@ class RecorderNode(ClosableNode):
                 line = actions.get(key, lambda: HELP)()
             except ValueError as error:
                 line = str(error)
+            self._clear()
             self.get_logger().info(line)
             actions[" "] = self.start if self._session.episode is None else self.stop
 
@@ -250,8 +252,6 @@ class RecorderNode(ClosableNode):
             self._start_by_itself()
         waiting = NO_CLOCK if self._to_start and time.monotonic() - self._built > MISSING_S else ""
         missing = self._missing()
-        for sentence in filter(None, [waiting, *missing]):
-            self._complain(sentence)
         if self._session.episode is not None and not self._session.episode.running:
             self._end()
             if self._settings.autostart:
@@ -261,6 +261,9 @@ class RecorderNode(ClosableNode):
         values = state(self._session, len(self._listeners), self._received, lost)
         level, message = judge(values, self.failed or waiting, self._silent, missing, self._problems)
         self._diagnostics.publish(diagnostics(self._now(), status("recorder", level, message, values)))
+        other = [message] if level != OK and not self.failed and time.monotonic() - self._built > MISSING_S else []
+        for sentence in filter(None, [waiting, *missing] if waiting or missing else other):
+            self._complain(sentence)
         if self._operator is not None:
             self._operator.show(line(values, level, message))
 
@@ -273,7 +276,13 @@ class RecorderNode(ClosableNode):
         """Once: a line every second would hide all others."""
         if sentence not in self._said:
             self._said.add(sentence)
+            self._clear()
             self.get_logger().warning(sentence)
+
+    def _clear(self) -> None:
+        """The terminal's line, so that the log does not continue it."""
+        if self._operator is not None:
+            self._operator.show("")
 
 
 def main(args: list[str] | None = None) -> int:

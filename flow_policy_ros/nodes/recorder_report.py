@@ -55,8 +55,8 @@ def judge(
 def line(values: Mapping[str, object], level: bytes, message: str) -> str:
     """For the terminal: keys and the essential figures within 80 columns, then the rest as far as there is room."""
     keys = f"[space {'stop' if values['state'] == 'recording' else 'start'}, s/f label, d delete, q quit]"
-    form = "{state} {clock}  {messages} msgs  {size_mb:.1f} MB{lost_text}  {free_gb:.1f} GB free"
-    lost = f"  lost {values['lost']}" if values["lost"] else ""
+    form = "{state} {clock} {messages} msgs {size_mb:.1f} MB{lost_text} {free_gb:.1f} GB free"
+    lost = f" lost {values['lost']}" if values["lost"] else ""
     figures = form.format(**values, clock=clock(float(str(values["seconds"]))), lost_text=lost)
     return f"{keys} {figures}" + ("" if level == OK else f"  {message}")
 

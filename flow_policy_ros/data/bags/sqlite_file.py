@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import tempfile
@@ -77,6 +78,8 @@ class SqliteFile:
 
     def close(self) -> None:
         """Give the file up, and the copy of it where one was needed."""
+        if self._salvage is not None:
+            self._salvage.close()
         self._database.close()
         if self._copy is not None:
             self._copy.cleanup()
@@ -140,7 +143,15 @@ class SqliteFile:
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return self._database.execute(query).fetchall()
 
+    def _whole(self) -> Path:
+        """The file that has all pages, also those that a recorder left beside it."""
+        if self._copy is None:
+            return self.path
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return Path(self._copy.name) / self.path.name
+
     def _begin_salvage(self, error: Exception) -> Salvage:
         if self._salvage is None:
-            self._salvage = Salvage(self._database, self._name, str(error), self._complaints)
+            self._salvage = Salvage(self._database, self._whole(), self._name, str(error), self._complaints)
         return self._salvage

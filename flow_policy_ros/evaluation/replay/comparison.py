@@ -10,15 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_policy_ros.data.bag_events import CommandEvent
+from flow_policy_ros.data.bag_events import FAR_NS, CommandEvent
+from flow_policy_ros.data.chunk_rows import MAX_GAP_S, on_line
 from flow_policy_ros.evaluation.replay.records import ReplayChunk
 from flow_policy_ros.runtime.joint_limits import JointLimits
 from flow_policy_ros.runtime.types import FloatArray
 
-LINE_NS = 200_000_000
-"""Between recorded commands no farther apart than this the command is a straight line; over a longer gap it is held."""
+LINE_NS = round(MAX_GAP_S * 1e9)
+"""Between recorded commands no farther apart than this the command is a straight line, as it is in training; over a longer gap it
+is held."""
 PATIENCE_NS = 1_000_000_000
 """A chunk is waited for no longer than this after its end: the recording of commands may have ended before the recording."""
+AHEAD_NS = 50_000_000
+"""Of two commands whose stamps go back, that is wrong which is stamped by more than this further ahead of its receipt."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,25 @@ class ComparedChunk:
 
 
 class RecordedTrack:
-    """Recorded commands of the last while, in the robot's joint order; ``refused`` counts those whose stamps went back."""
+    """Recorded commands of the last while, each joint for itself: a message may name some of the robot's joints only.
+
+    ``refused`` counts commands whose stamps go back or are no instants near their receipt, ``foreign`` those that name no joint of
+    the robot. ``first_stamps`` (J,) ns and ``first_row`` (J,) are each joint's first command, NaN and the greatest stamp before it.
+    """
 
     def __init__(self, joints: tuple[str, ...]) -> None:
-        self.refused = 0
-        self.first: tuple[int, FloatArray] | None = None  # stamp and row of the first command
+        n = len(joints)
+        self.refused = self.foreign = 0
+        self.newest: int | None = None
+        """Until this instant (ns) the commands are complete: to the last one of each joint that is being commanded."""
+        self.first_stamps, self.first_row = np.full(n, np.iinfo(np.int64).max), np.full(n, np.nan)
         self._joints = joints
         self._stamps = np.empty(256, dtype=np.int64)
-        self._rows = np.empty((256, len(joints)))
+        self._rows = np.empty((256, n))
         self._count = 0
+        self._last, self._lead = np.full(n, np.iinfo(np.int64).min), 0  # stamps; of the last command before its receipt
+        self._head_stamps, self._head = np.full(n, np.iinfo(np.int64).min), np.full(n, np.nan)  # the last that was forgotten
         self._columns: dict[tuple[str, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-
-    @property
-    def newest(self) -> int | None:
-        """Stamp of the newest command, ns; None before the first."""
-        return int(self._stamps[self._count - 1]) if self._count else None
 
     def row(self, command: CommandEvent) -> FloatArray:
         """Positions (J,) in the robot's order, NaN for joints that the command does not name; unknown names do not count."""
@@ -64,46 +72,67 @@ class RecordedTrack:
         return row
 
     def add(self, command: CommandEvent) -> FloatArray | None:
-        """Take a command; its row (``row``), or None when its stamp is not after the last one's."""
-        newest = self.newest
-        if newest is not None and command.stamp <= newest:
+        """Take a command; its row (``row``), or None when it is ``refused`` or ``foreign``."""
+        row, stamp, lead = self.row(command), command.stamp, command.stamp - command.received
+        named = np.isfinite(row)
+        if not named.any():
+            self.foreign += 1
+            return None
+        if abs(lead) > FAR_NS:
             self.refused += 1
             return None
+        if self._count and stamp <= self._stamps[self._count - 1]:
+            self.refused += 1
+            # One command that is stamped ahead of time must not make those wrong that follow it.
+            if self._count < 2 or stamp <= self._stamps[self._count - 2] or self._lead - lead <= AHEAD_NS:
+                return None
+            self._count -= 1
         if self._count == len(self._stamps):
             self._stamps = np.concatenate([self._stamps, np.empty_like(self._stamps)])
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-        row = self.row(command)
-        if self.first is None:
-            self.first = command.stamp, row
-        self._stamps[self._count] = command.stamp
+        self._stamps[self._count] = stamp
         self._rows[self._count] = row
         self._count += 1
+        new = named & np.isnan(self.first_row)
+        self.first_stamps[new], self.first_row[new] = stamp, row[new]
+        self._last[named], self._lead = stamp, lead
+        self.newest = int(self._last[self._last >= stamp - LINE_NS].min())
         return row
 
     def forget_before(self, stamp: int) -> None:
         """What is before ``stamp`` will not be asked for."""
         stale = int(np.searchsorted(self._stamps[: self._count], stamp, side="right")) - 1
         if stale > len(self._stamps) // 2:
+            named = np.isfinite(self._rows[:stale])
+            gone = named.any(axis=0)
+            at = stale - 1 - np.argmax(named[::-1], axis=0)  # the last row that names each joint
+            self._head_stamps[gone], self._head[gone] = self._stamps[at][gone], self._rows[at, np.arange(len(at))][gone]
             left = self._count - stale
             self._stamps[:left] = self._stamps[stale : self._count].copy()
             self._rows[:left] = self._rows[stale : self._count].copy()
             self._count = left
 
     def at(self, stamps: NDArray[np.int64]) -> FloatArray:
-        """Commands (N, J) at the instants ``stamps`` (N,) ns; NaN before the first and after the last command."""
+        """Commands (N, J) at the instants ``stamps`` (N,) ns; NaN before a joint's first command and after the last of all."""
         result = np.full((len(stamps), len(self._joints)), np.nan)
         if not self._count:
             return result
         known, rows = self._stamps[: self._count], self._rows[: self._count]
-        inside = (stamps >= known[0]) & (stamps <= known[-1])
-        asked = stamps[inside]
-        low = np.clip(np.searchsorted(known, asked, side="right") - 1, 0, max(0, self._count - 2))
-        high = np.minimum(low + 1, self._count - 1)
-        gap = np.maximum(known[high] - known[low], 1)
-        share = np.where(gap > LINE_NS, asked >= known[high], (asked - known[low]) / gap)
-        between = rows[low] + share[:, None] * (rows[high] - rows[low])
-        # A joint that only one of the two commands names has no line; at the command itself it is known all the same.
-        result[inside] = np.where(share[:, None] == 0.0, rows[low], between)
+        named = np.isfinite(rows)
+        if named.all():
+            inside = (stamps >= known[0]) & (stamps <= known[-1])
+            result[inside] = _lines(known, rows, stamps[inside])
+            return result
+        # Joints that the same commands name are looked up together.
+        patterns, group = np.unique(np.concatenate([self._head_stamps[None], named]), axis=1, return_inverse=True)
+        for k, pattern in enumerate(patterns.T):
+            columns = np.flatnonzero(group.reshape(-1) == k)
+            own, values = known[pattern[1:] > 0], rows[np.ix_(pattern[1:] > 0, columns)]
+            if pattern[0] > np.iinfo(np.int64).min:
+                own, values = np.append(pattern[0], own), np.concatenate([self._head[None, columns], values])
+            if len(own):
+                inside = (stamps >= own[0]) & (stamps <= known[-1])
+                result[np.ix_(inside, columns)] = _lines(own, values, np.minimum(stamps[inside], own[-1]))
         return result
 
 
@@ -130,7 +159,10 @@ class ChunkComparison:
 
     def passed(self, now: int) -> list[ComparedChunk]:
         """Chunks whose end the recording has passed by ``now`` (ns), oldest first."""
-        if not self._pending or not self._past(self._pending[0], now):
+        if not self._pending:
+            self.track.forget_before(now - self._before_ns - PATIENCE_NS)  # the next one is of an observation that is no older
+            return []
+        if not self._past(self._pending[0], now):
             return []
         # Those handed out last may still have been looked at beside their commands; these are let go of now.
         self.track.forget_before(self._pending[0].chunk.stamp - self._before_ns)
@@ -155,6 +187,16 @@ class ChunkComparison:
         predicted = in_order(self._joints, chunk.names, chunk.positions)
         recorded = self.track.at(np.concatenate([[chunk.stamp], stamps]))
         return ComparedChunk(sampled, stamps, predicted, recorded[1:], recorded[0])
+
+
+def _lines(stamps: NDArray[np.int64], rows: FloatArray, asked: NDArray[np.int64]) -> FloatArray:
+    """``rows`` (M, J) of the instants ``stamps`` (M,) at those ``asked`` (N,), none of which is outside."""
+    low = np.clip(np.searchsorted(stamps, asked, side="right") - 1, 0, max(0, len(stamps) - 2))
+    high = np.minimum(low + 1, len(stamps) - 1)
+    gap = np.maximum(stamps[high] - stamps[low], 1)
+    share = np.where(gap > LINE_NS, asked >= stamps[high], (asked - stamps[low]) / gap)
+    exact = (asked == stamps[high])[:, None]
+    return np.where(exact, rows[high], on_line(rows[low], rows[high], share))
 
 
 def in_order(joints: tuple[str, ...], names: tuple[str, ...], positions: FloatArray) -> FloatArray:

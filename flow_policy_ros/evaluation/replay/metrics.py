@@ -65,7 +65,7 @@ class Metrics:
         self._first: int | None = None
         self._last = 0
         self._ticks = self._active = self._limited = self._joint_limited = self._chunks = self._late = self._resets = 0
-        self._commands = self._refused = 0
+        self._commands = self._refused = self._since_first_chunk = 0
         self._interventions: dict[str, FloatArray] = {}
         self._lost = {"chunks": 0, "features": 0}
         self._stale: dict[str, int] = {}
@@ -96,13 +96,14 @@ class Metrics:
         if seen.duration_ms > 0.0:  # recorded features cost nothing here
             self._stage("perception", seen.duration_ms)
         if seen.image is not None:
-            self._add_injected("perception", seen.ready - self._now)
+            self._add_injected("perception", seen.ready - seen.received)
 
     def on_chunk(self, sampled: ReplayChunk) -> None:
         self._chunks += 1
         self._lost["chunks"] += sampled.lost
         self._inputs.on_chunk(sampled.now, sampled.chunk)
         self._stage("inference", sampled.duration_ms)
+        self._add_injected("inference", sampled.ready - sampled.now)
         self._comparison.on_chunk(sampled)
         self._motion.on_chunk(sampled)
 
@@ -111,6 +112,7 @@ class Metrics:
         self._first = tick.now if self._first is None else self._first
         self._last = tick.now
         self._ticks += 1
+        self._since_first_chunk += self._chunks > 0
         self._resets += tick.reset
         self._stage("safety", tick.duration_ms)
         self._hash.update(self._none_sent if made.setpoint is None else made.setpoint.position.tobytes())
@@ -147,6 +149,9 @@ class Metrics:
         while chunks were followed; ``intervened_ticks`` share of such ticks with any; ``recorded_over_limits`` share of the
         recorded joint steps that break the same limits. ``latency_ms``: what was measured here, except
         ``observation_to_command``, which is the replay's own, from a chunk's stamp to the first tick that follows it.
+        ``injected_ms`` is what stages were given in the recording's time (perception: from the receipt of the image).
+        ``chunks_per_s``: since the first chunk, times without fresh inputs left out; ``wanted`` no more than there are ticks.
+        In ``age_ms`` streams of which the policy uses the first features alone say ``first``: those age by design.
         ``commands_sha256``: of every tick's set-point, float64, NaN where there was none.
         """
         meta, joints = self._meta, self._meta.joints
@@ -187,9 +192,11 @@ class Metrics:
             "stagnation": self._motion.stagnation(),
             "stale_fraction": self._late / due if due else (1.0 if self._stale else 0.0),
             "stale": dict(sorted(self._stale.items())),
-            "age_ms": self._inputs.ages(),
+            "chunks_per_s": self._rate(),
+            "age_ms": self._ages(),
             "features": self._inputs.features(),
             "latency_ms": {stage: times.figures(50, 99) for stage, times in sorted(self._stages.items())},
+            "injected_ms": {stage: times.figures(50, 99) for stage, times in sorted(self._injected.items())},
             "interventions": {
                 kind: {joint: int(n) for joint, n in zip(joints, counts, strict=True) if n}
                 for kind, counts in self._interventions.items()
@@ -211,6 +218,19 @@ class Metrics:
         self._order.add(compared)
         self._roughness.add(compared)
         self._lag.add(compared, self._comparison.track)
+
+    def _rate(self) -> dict[str, float | None]:
+        asked = self._meta.settings.get("policy.rate_hz")
+        wanted = min(float(str(asked)), 1e9 / self._meta.period_ns) if asked else None
+        fresh_s = self._since_first_chunk * self._meta.period_ns / 1e9 - (self._late / wanted if wanted else 0.0)
+        return {"wanted": wanted, "got": self._chunks / fresh_s if self._chunks and fresh_s > 0.0 else None}
+
+    def _ages(self) -> dict[str, Any]:
+        first = {name for name, expected in self._ranges.items() if expected.first}
+        return {name: ages | ({"first": True} if name in first else {}) for name, ages in self._inputs.ages().items()}
+
+    def _add_injected(self, stage: str, delay_ns: int) -> None:
+        self._injected.setdefault(stage, Percentiles()).add_one(delay_ns / 1e6)
 
     def _stage(self, name: str, duration_ms: float) -> None:
         if name not in self._stages:

@@ -30,7 +30,9 @@ from flow_policy_ros.evaluation.replay.pictures import (
     worst_joints,
 )
 from flow_policy_ros.evaluation.replay.plots import by_group, step_of, trace_content
+from flow_policy_ros.evaluation.replay.thresholds import limits_of
 from flow_policy_ros.evaluation.replay.traces import TraceData
+from flow_policy_ros.evaluation.replay.verdict import RECORDING
 from flow_policy_ros.evaluation.replay.worst import Moment
 from flow_policy_ros.evaluation.report import script_json
 from flow_policy_ros.evaluation.video import STATE_COLOURS, UNKNOWN_COLOUR
@@ -38,6 +40,8 @@ from flow_policy_ros.evaluation.video import STATE_COLOURS, UNKNOWN_COLOUR
 TEMPLATE = "replay_report.html.j2"
 LETTERS = string.ascii_uppercase
 """Variants are called so where there is no room for a name."""
+MOST_SEAMS = 200
+"""More than this are no lines any more but a grey page: none is drawn."""
 FOLDER = files("flow_policy_ros.evaluation") / "templates"
 
 
@@ -76,6 +80,11 @@ def write_report(path: str | Path, variants: Sequence[Variant]) -> Path:
         figures=figures,
         checks=check_rows(variants),
         tallies=[tally(variant.metrics.get("checks") or ()) for variant in variants],
+        outcome=outcome,
+        limits_of=limits_of,
+        no_clear_lag=[no_clear_lag(variant.metrics) for variant in variants],
+        most_seams=MOST_SEAMS,
+        first_only=first_only(figures),
         margin=margin,
         meter=meter,
         settings=setting_paths(figures),
@@ -110,6 +119,7 @@ def content(variants: Sequence[Variant]) -> dict[str, Any]:
             for number, variant in enumerate(variants)
         ],
         "groups": joint_groups(variants),
+        "most_seams": MOST_SEAMS,
         "colours": {"recorded": RECORDED, "commanded": COMMANDED, "measured": MEASURED},
         "state_colours": STATE_COLOURS,
         "unknown_colour": UNKNOWN_COLOUR,
@@ -150,13 +160,31 @@ def check_rows(variants: Sequence[Variant]) -> list[CheckRow]:
 
 def tally(checks: Sequence[Mapping[str, Any]]) -> str:
     """How many checks passed, failed and could not judge, in words; empty without checks."""
-    failed = sum(not check.get("ok") for check in checks)
-    silent = sum(bool(check.get("ok")) and check.get("value") is None for check in checks)
-    counts = {"passed": len(checks) - failed - silent, "failed": failed, "could not judge": silent}
+    every = [outcome(check) for check in checks]
+    words = {"ok": "passed", "failed": "failed", "": "could not judge"}
+    counts = {word: every.count(kind) for kind, word in words.items()}
     return f"Of {len(checks)} checks " + ", ".join(f"{n} {what}" for what, n in counts.items() if n) + "." if checks else ""
 
 
-LEAST = ("frozen", "recording")
+def outcome(check: Mapping[str, Any]) -> str:
+    """``ok``, ``failed``, or empty where nothing could be judged."""
+    if not check.get("ok"):
+        return "" if check.get("name") == RECORDING else "failed"
+    return "" if check.get("value") is None else "ok"
+
+
+def no_clear_lag(metrics: Mapping[str, Any]) -> bool:
+    """Whether a shift was found that is not to be believed: its check gives no value then."""
+    check = next((check for check in metrics.get("checks") or () if check.get("name") == "lag"), None)
+    return check is not None and check.get("value") is None and metrics.get("lag_s") is not None
+
+
+def first_only(figures: Figures) -> list[str]:
+    """Inputs of which the policy uses the first ones of a run alone: their age grows by design."""
+    return [name for name in figures.keys(("age_ms",)) if any(figures.value(("age_ms", name, "first"), k) for k in figures.variants)]
+
+
+LEAST = ("frozen", "rate", RECORDING)
 """Checks whose limit is the least value, not the greatest."""
 
 

@@ -6,6 +6,7 @@ results do not depend on how many there are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from flow_policy_ros.data.bags.bag import Bag, BagError
 from flow_policy_ros.data.bags.open import open_bag
-from flow_policy_ros.evaluation.latency import load_profile
+from flow_policy_ros.evaluation.latency import load_profile, spread_problems
 from flow_policy_ros.evaluation.replay.engine import replay
 from flow_policy_ros.evaluation.replay.inputs import trained_ranges
 from flow_policy_ros.evaluation.replay.metrics import Metrics
@@ -38,8 +39,11 @@ REFUSED = "refused"
 """Key of a recording that could not be replayed, with the reason; in the place of a verdict."""
 SAID = 3
 """So many problems of the recording itself are said when it is refused."""
-VERDICTS = ("good", REFUSED, "bad")
+VERDICTS = ("good", "unjudged", REFUSED, "bad")
 """From best to worst."""
+
+PRODUCTS = ("metrics.json", "report.html", "replay.mcap", "replay_compare.mcap")
+"""What a replay writes into its folder."""
 
 Progress = Callable[[float], None]
 """Told by how many seconds of the recording a replay has gone on."""
@@ -83,6 +87,7 @@ def run_job(job: Job, progress: Progress = lambda seconds: None) -> dict[str, An
     those of a second one under ``compare``. A recording that is refused gives the reason under ``refused`` alone.
     """
     job.out.mkdir(parents=True, exist_ok=True)
+    remove_products(job.out)  # of an older run: whatever happens now, its verdict is not that of this one
     try:
         reported = [_variant(job, k, progress) for k in range(len(job.variants))]
     except (ValueError, OSError) as error:  # every refusal is one; one recording does not end the others
@@ -95,6 +100,37 @@ def run_job(job: Job, progress: Progress = lambda seconds: None) -> dict[str, An
     write_report(job.out / "report.html", reported)
     write_json(job.out / "metrics.json", metrics)
     return metrics
+
+
+def remove_products(out: Path) -> None:
+    """Remove what an older replay wrote into the folder ``out`` (see ``products``), and nothing else."""
+    folders = {path.parent for path in products(out)} - {out}
+    for path in products(out):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it has other files, or is gone
+            folder.rmdir()
+
+
+def products(out: Path) -> list[Path]:
+    """Where a replay into ``out`` writes; and, where an older one was of several recordings, what it wrote about each."""
+    try:
+        older = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        bags = [str(name) for name in older["bags"]] if "verdict" in older else []
+    except (OSError, ValueError, KeyError, TypeError):
+        bags = []
+    names = [name for name in bags if Path(name).name == name and name != ".."]
+    return [folder / f"{name}{end}" for folder in [*(out / name for name in names), out] for name in PRODUCTS for end in ("", ".part")]
+
+
+def require_apart(jobs: Sequence[Job], out: Path) -> None:
+    """Raise ``ReplayError`` when something in ``out`` that is removed or written would be a recording, or part of one."""
+    touched = [path.resolve() for folder in (out, *(job.out for job in jobs)) for path in products(folder)]
+    for job in jobs:
+        bag = job.bag.resolve()
+        if any(bag == path or bag in path.parents for path in touched):
+            raise ReplayError(f"--out {out}: results would be written over or into the recording {job.bag}; give another folder.")
 
 
 def _variant(job: Job, number: int, progress: Progress) -> Variant:
@@ -131,7 +167,7 @@ def _replayed(job: Job, name: str, file: str, loaded: ReplayParts, bag: Bag, pro
     figures = metrics.result()
     figures["wall_s"] = round(done.wall_s, 3)
     figures["realtime_factor"] = round(done.duration_s / done.wall_s, 4) if done.wall_s > 0 else None
-    found = [*bag.problems, *events.problems, *sources.problems, *done.problems]
+    found = [*bag.problems, *events.problems, *sources.problems, *done.problems, *spread_problems(loaded.profile)]
     figures["problems"] = list(dict.fromkeys([*figures.get("problems", ()), *found]))
     return Variant(name, figures, traces.data(), worst.moments(), robot.groups)
 
@@ -195,5 +231,5 @@ def write_json(path: Path, content: object) -> None:
 
 
 def worst_verdict(results: Sequence[dict[str, Any]]) -> str:
-    """``bad`` where one is; else ``refused`` where one was; else ``good``."""
+    """The worst of ``VERDICTS``."""
     return max((REFUSED if REFUSED in r else str(r["verdict"]) for r in results), key=VERDICTS.index)

@@ -51,7 +51,8 @@ function drawTraces(joint) {
     if (!v.joints.includes(joint)) return;
     const tint = several ? (k ? "rgba(0,121,107,0.16)" : "rgba(207,63,18,0.16)") : "rgba(239,108,0,0.22)";
     lines.push(shade(v.limited[joint], tint, named("a limit acts", k)));
-    lines.push(strokes(v.ready.filter(t => t !== null), {color: "rgba(96,110,130,0.30)", width: 0.7}, named("seams", k), several && k ? {visible: "legendonly"} : {}));
+    const seams = v.ready.filter(t => t !== null);
+    if (seams.length <= data.most_seams) lines.push(strokes(seams, {color: "rgba(96,110,130,0.30)", width: 0.7}, named("seams", k), several && k ? {visible: "legendonly"} : {}));
   });
   const line = (v, name, key, style, extra) => ({x: v.time, y: unpack(v.series[key][joint]), name, mode: "lines", line: style,
     hovertemplate: "%{x:.2f} s<br>%{y:.4f}<extra>" + name + "</extra>", ...extra});
