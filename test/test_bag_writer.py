@@ -52,7 +52,11 @@ def test_a_demonstration_becomes_a_bag(tmp_path: Path) -> None:
 
     stamps, rows = STAMP + 10_000_000 * np.arange(5), np.arange(10.0).reshape(5, 2)
     objects = np.arange(15, dtype=np.float32).reshape(5, 1, 3)
-    write_demonstration(tmp_path / "bag", Recording(0, True, stamps, rows, rows + 1, rows + 2, objects, {}), ("a", "b"))
+    robot = load_robot(write_robot(tmp_path))
+    write_demonstration(tmp_path / "bag", Recording(7, True, stamps, rows, rows + 1, rows + 2, objects, {}), "door", robot)
+    metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["custom_data"] == {"robot": "two_joints", "task": "door", "success": "true", "seed": "7"}
+    assert noted_success(tmp_path / "bag") is True
     with AnyReader([tmp_path / "bag"]) as reader:
         read = [(c.topic, t, reader.deserialize(raw, c.msgtype)) for c, t, raw in reader.messages()]
     assert [t for topic, t, _ in read if topic == "/joint_states"] == stamps.tolist()

@@ -46,7 +46,7 @@ def test_a_file_that_was_cut_off(recording: tuple[bytes, dict[tuple[str, int], b
     found = {(message.topic, message.received): bytes(message.data) for message in bag.messages()}
     bag.close()
     assert found and found.items() <= held.items()  # no message that was not recorded, none with other bytes
-    assert sum(map(len, found.values())) > 0.8 * part * sum(map(len, held.values()))
+    assert sum(map(len, found.values())) > 0.7 * part * sum(map(len, held.values()))  # indexes take the rest
     assert any("damaged" in problem and "lost" in problem for problem in bag.problems)
 
 

@@ -21,7 +21,7 @@ from flow_policy_ros.data.bags.mcap_writer import McapWriter
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.inspection import inspect_bag
 from flow_policy_ros.data.tallies import KEPT, Sample
-from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.runtime.robot import RobotFileError, load_robot
 from flow_policy_ros.vision.decode import decode
 
 BAGS = Path(__file__).resolve().parents[2] / "shared" / "bags"
@@ -214,13 +214,68 @@ def test_a_robot_file_that_does_not_fit_is_told_what_is_missing(bag: str, robot:
 
 
 def test_sketches_name_the_keys_that_are_needed(tmp_path: Path) -> None:
-    short = inspect(shared(ATS_SHORT), tmp_path)["sketch"]
+    short = lines(shared(ATS_SHORT), tmp_path)
     assert "joint_state_topic: servo/out/state" in short and "joints: [q0, q1, q2]" in short
-    assert any(line.startswith("  command_names: {q1: q0, q2: q1, q3: q2}") for line in short)
-    unnamed = inspect(shared(ATS_UNNAMED), tmp_path)["sketch"]
+    assert any(line.startswith("command_names: {q1: q0, q2: q1, q3: q2}") for line in short)
+    unnamed = lines(shared(ATS_UNNAMED), tmp_path)
     assert any(line.startswith("joint_state_order: [q1, q2, q3]") for line in unnamed)
-    camera = inspect(shared("so101-rebag/ep4"), tmp_path)["sketch"]
-    assert "  cam_front: {topic: follower/cam_front/image_raw, width: 640, height: 360, rate_hz: 30.0}" in camera
+    camera = lines(shared("so101-rebag/ep4"), tmp_path)
+    assert "cam_front: {topic: follower/cam_front/image_raw, width: 640, height: 360, rate_hz: 30.0}" in camera
+
+
+def lines(path: Path, tmp_path: Path) -> list[str]:
+    return [line.strip() for line in inspect(path, tmp_path)["sketch"]]
+
+
+def test_the_sketch_is_a_whole_robot_file_that_is_refused_until_its_limits_are_filled_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = Recorded(tmp_path / "sound.mcap").write(), tmp_path / "mine.yaml"
+    content = inspect(path, tmp_path, "--write-robot", str(file))
+    assert file.read_text().splitlines() == content["sketch"] and f"is in {file}" in capsys.readouterr().out
+    with pytest.raises(RobotFileError, match=r"robot.limits.shoulder.position is \['TODO', 'TODO'\], expected"):
+        load_robot(file)
+    numbers = {"position: [TODO, TODO]": "position: [-1.0, 1.0]", "velocity: TODO": "velocity: 2.0", "acceleration: TODO": "acceleration: 9"}
+    filled = file.read_text()
+    for todo, number in numbers.items():
+        filled = filled.replace(todo, number)
+    file.write_text(filled)
+    robot = load_robot(file)
+    assert (robot.joints, robot.command_interface, robot.joint_state_topic) == (JOINTS, "joint_state", "joint_states")
+    assert robot.recorded is not None and robot.recorded.topic == robot.command_topic == "joint_command"
+    judged = inspect(path, tmp_path, "--robot", str(file))
+    assert judged["replay"]["possible"] and judged["problems"] == [] and judged["sketch"] == []
+    before = file.read_text()
+    assert main(["inspect", str(path), "--write-robot", str(file)]) == 2 and file.read_text() == before
+    assert "exists already and is left alone" in capsys.readouterr().err
+    assert main(["inspect", "adroit_door", "--write-robot", str(tmp_path / "other.yaml")]) == 2
+    assert "adroit_door is a robot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["yes", "0", "a: {b", "x\n  limits: {}", "# c", "é", "\x1b[2J"])
+def test_names_in_recordings_cannot_write_the_robot_file(name: str, tmp_path: Path) -> None:
+    bag = Recorded(tmp_path / "odd.mcap")
+    bag.names = bag.command_names = (name, "elbow")
+    content = inspect(bag.write(), tmp_path)
+    block = yaml.safe_load("\n".join(content["sketch"]))["/**"]["ros__parameters"]["robot"]
+    assert block["joints"] == [name, "elbow"] and list(block["limits"]) == [name, "elbow"] and "joint_state_order" not in block
+
+
+def test_units_and_columns_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(Recorded(tmp_path / "sound.mcap").write(), tmp_path)
+    shown = capsys.readouterr().out
+    assert "motion" in shown and "rad/s or m/s" in shown and "reported: the greatest among the velocities in the messages" in shown
+    assert "joint states (guessed from the topics' names): /joint_states;" in shown
+
+
+@pytest.mark.parametrize("kind", ["dataset", "episodes", "episode"])
+def test_other_data_is_named_with_the_remedy(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text("{}") if kind == "dataset" else np.savez(tmp_path / "a.npz", x=1)
+    assert main(["inspect", str(tmp_path / "a.npz" if kind == "episode" else tmp_path)]) == 2
+    error = capsys.readouterr().err
+    words = {"dataset": "is a LeRobot dataset", "episodes": "is a folder of episodes (.npz)", "episode": "is an episode (.npz)"}
+    assert words[kind] in error and "--to bag --out DIR" in error
 
 
 def test_a_sound_recording_has_no_problems_and_right_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,9 +403,50 @@ def test_ranges_and_velocities_beyond_the_robot_files(tmp_path: Path) -> None:
     limits = {joint: {"position": [-0.4, 0.4], "velocity": 0.9, "acceleration": 20.0} for joint in JOINTS}
     content = inspect(Recorded(tmp_path / "sound.mcap").write(), tmp_path, "--robot", robot_file(tmp_path, limits=limits))
     said = "\n".join(content["replay"]["limits"])
-    assert "/joint_states goes beyond the robot file's ranges: shoulder from -0.5 to 0.5 (robot file: -0.4 to 0.4)." in said
+    assert "/joint_command goes beyond the robot file's ranges: shoulder from -0.5 to 0.5 (robot file: -0.4 to 0.4)." in said
     assert "/joint_command is at times faster than the robot file's velocities: shoulder " in said
-    assert "elbow" not in said
+    assert "elbow" not in said and "/joint_states" not in said and "correct robot.limits" not in said
+
+
+@pytest.mark.parametrize(
+    ("scale", "limits", "notes"),
+    [
+        (1.0, "", ""),
+        (1.24, "", "/joint_states: measured positions overshoot the command range by up to 0.11 rad (m), most of all shoulder; normal"),
+        (57.3, "/joint_states lies far beyond the robot file's ranges: shoulder from -28.6", ""),
+    ],
+)
+def test_a_servos_overshoot_is_no_problem_and_degrees_are(scale: float, limits: str, notes: str, tmp_path: Path) -> None:
+    """Commands just at the limits; what is measured is ``scale`` times that."""
+
+    class Servo(Recorded):
+        def state(self, received: int, position: np.ndarray) -> bytes:
+            return super().state(received, scale * position)
+
+    bounds = {joint: {"position": [-0.505, 0.505], "velocity": 1.01, "acceleration": 20.0} for joint in JOINTS}
+    content = inspect(Servo(tmp_path / "servo.mcap").write(), tmp_path, "--robot", robot_file(tmp_path, limits=bounds))
+    said = "\n".join(content["replay"]["limits"])
+    assert said.startswith(limits) and bool(said) == bool(limits) and bool(content["problems"]) == bool(limits)
+    assert any(note.startswith(notes) for note in content["notes"]) if notes else not any("overshoot" in n for n in content["notes"])
+
+
+@pytest.mark.parametrize(
+    ("names", "alone", "judged"),
+    [(("j1", "j2", "j3"), False, False), (("j3", "j2", "j1"), False, False), (("j2", "j3", "j1"), True, False)],
+)
+def test_an_order_of_joints_that_is_the_robot_files_is_no_news(
+    names: tuple[str, ...], alone: bool, judged: bool, tmp_path: Path
+) -> None:
+    bag = Recorded(tmp_path / "ordered.mcap")
+    bag.names, bag.command_names, bag.amplitude = names, names, np.array([0.5, 0.3, 0.4])
+    limits = {joint: {"position": [-1.0, 1.0], "velocity": 2.0, "acceleration": 20.0} for joint in names}
+    given = robot_file(tmp_path, joints=list(names), limits=limits)
+    path = bag.write()
+    for options, expected in (((), alone), (("--robot", given), judged)):
+        notes = inspect(path, tmp_path, *options)["notes"]
+        assert any("has its joints in the order" in note for note in notes) == expected
+    other = robot_file(tmp_path, joints=sorted(names), limits=limits)
+    assert any("in the order" in note for note in inspect(path, tmp_path, "--robot", other)["notes"]) == alone
 
 
 def test_a_checkpoint_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

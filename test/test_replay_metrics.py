@@ -11,6 +11,8 @@ import replay_made_up as made
 from replay_made_up import DT_NS, HORIZON, JOINTS, START, TICK_NS, MadeUp, figures, play, swing
 
 from flow_policy_ros.data.bag_events import BadEvent, CommandEvent
+from flow_policy_ros.data.chunk_rows import MAX_GAP_S, ChunkTable
+from flow_policy_ros.data.recording import Recording
 from flow_policy_ros.data.statistics import VectorStatistics
 from flow_policy_ros.evaluation import seams
 from flow_policy_ros.evaluation.replay.comparison import ChunkComparison, RecordedTrack
@@ -39,16 +41,68 @@ def command(stamp: int, *position: float, names: tuple[str, ...] = JOINTS) -> Co
 
 def test_commands_are_lines_over_short_gaps_and_held_over_long_ones():
     track = RecordedTrack(JOINTS)
-    for stamp, value in ((0, 0.0), (100_000_000, 1.0), (600_000_000, 5.0)):
+    for stamp, value in ((0, 0.0), (500_000_000, 1.0), (1_001_000_000, 5.0), (1_100_000_000, 5.0 + 2 * np.pi)):
         track.add(command(stamp, value, 0.0, 0.0))
-    asked = np.array([-1, 0, 50_000_000, 100_000_000, 599_999_999, 600_000_000, 600_000_001])
-    np.testing.assert_allclose(track.at(asked)[:, 0], [np.nan, 0.0, 0.5, 1.0, 1.0, 5.0, np.nan])
+    asked = np.array([-1, 0, 250_000_000, 500_000_000, 1_000_999_999, 1_001_000_000, 1_050_000_000, 1_100_000_000, 1_100_000_001])
+    found = track.at(asked)[:, 0]
+    np.testing.assert_allclose(found, [np.nan, 0.0, 0.5, 1.0, 1.0, 5.0, 5.0, 5.0 + 2 * np.pi, np.nan])  # an angle wraps
+
+
+def test_commands_between_commands_are_those_of_training():
+    generator, n = np.random.default_rng(4), 40
+    stamps = np.cumsum(generator.integers(5_000_000, 400_000_000, n))
+    rows = generator.uniform(-3, 3, (n, 3))
+    asked = np.sort(generator.integers(stamps[0], stamps[-1], 200))
+    track = RecordedTrack(JOINTS)
+    for stamp, row in zip(stamps, rows, strict=True):
+        track.add(command(int(stamp), *row))
+    recording = Recording(JOINTS, asked, asked, np.zeros((200, 3)), stamps, rows)
+    chunks, mask = ChunkTable([recording], [[0, 1, 2]], 1, DT_NS, MAX_GAP_S).gather(np.arange(200))
+    assert mask.all()
+    np.testing.assert_allclose(track.at(asked), chunks[:, 0], atol=1e-12)
 
 
 def test_commands_of_some_joints_in_another_order_go_by_name():
     track = RecordedTrack(JOINTS)
     track.add(command(0, 3.0, 1.0, 9.0, names=("other", "slow", "stranger")))
     np.testing.assert_array_equal(track.at(np.array([0]))[0], [1.0, np.nan, 3.0])
+
+
+def test_messages_of_other_joints_and_of_some_joints_spoil_no_joint():
+    """Each joint's own commands are its line, also where half of them were forgotten."""
+    whole, mixed = RecordedTrack(JOINTS), RecordedTrack(JOINTS)
+    for k in range(400):
+        row = swing(np.array(k / 100))
+        whole.add(command(k * TICK_NS, *row))
+        if k % 2:
+            mixed.add(command(k * TICK_NS, row[1], names=("fast",)))
+        else:
+            mixed.add(command(k * TICK_NS, row[0], row[2], names=("slow", "other")))
+        assert mixed.add(command(k * TICK_NS + 1000, 9.0, names=("stranger",))) is None
+        mixed.forget_before((k - 20) * TICK_NS)
+    assert (mixed.refused, mixed.foreign, mixed.newest) == (0, 400, 398 * TICK_NS)
+    asked = np.arange(3_820_000_000, 3_980_000_000, 7_000_000)
+    np.testing.assert_allclose(mixed.at(asked), whole.at(asked), atol=1e-3)
+
+
+def test_a_joint_that_was_told_once_is_held_there():
+    track = RecordedTrack(JOINTS)
+    track.add(command(0, 1.0, 2.0, 3.0))
+    for k in range(1, 1000):
+        track.add(command(k * TICK_NS, 0.01 * k, names=("slow",)))
+        track.forget_before((k - 5) * TICK_NS)
+    np.testing.assert_allclose(track.at(np.array([998 * TICK_NS])), [[9.98, 2.0, 3.0]])
+
+
+def test_one_command_stamped_ahead_is_refused_alone():
+    for ahead_ns in (200_000_000, 3_600_000_000_000):
+        track = RecordedTrack(JOINTS)
+        for k in range(100):
+            stamp = k * TICK_NS + (ahead_ns if k == 50 else 0)
+            track.add(CommandEvent(k * TICK_NS, stamp, JOINTS, np.full(3, 0.01 * k if k != 50 else 9.0)))
+        assert track.refused == 1
+        asked = np.arange(0, 99 * TICK_NS, TICK_NS)
+        np.testing.assert_allclose(track.at(asked)[:, 0], 0.01 * np.arange(99), atol=1e-12)
 
 
 def test_a_command_whose_stamp_goes_back_is_counted_and_not_used():
@@ -78,6 +132,14 @@ def test_a_chunk_is_let_go_of_when_no_command_comes_any_more():
         comparison.on_chunk(ReplayChunk(k, Chunk(k, 10, JOINTS, np.zeros((3, 3))), k, False, 1.0))
     assert comparison.passed(30) == []
     assert len(comparison.passed(2_000_000_000)) == 50
+
+
+def test_commands_are_forgotten_where_nothing_is_sampled():
+    comparison = ChunkComparison(JOINTS, 300_000_000)
+    for k in range(20_000):
+        comparison.on_recorded(command(k * 1_000_000, 0.0, 0.0, 0.0))
+        comparison.passed(k * 1_000_000)
+    assert len(comparison.track._rows) <= 4096
 
 
 # --- errors
@@ -360,7 +422,7 @@ def test_chunks_that_never_came_are_counted_with_the_reason():
 def test_whatever_is_missing_figures_are_json_and_a_verdict_is_given(what: MadeUp):
     result = figures(what)
     json.dumps(result, allow_nan=False)
-    assert result["verdict"] in ("good", "bad")
+    assert result["verdict"] in ("good", "unjudged", "bad")
     assert result["checks"][0]["name"] == "recording"
 
 

@@ -120,7 +120,8 @@ def _detector(arguments: Arguments, robot: str) -> Path:
         shipped = ", ".join(entry for entry in resources.names("checkpoints") if entry.endswith("_detector"))
         what = f"--detector {name} does not exist" if arguments.detector else f"no detector ships for robot '{robot}'"
         raise ValueError(
-            f"{what}; give with --detector a folder that 'flow_policy train-detector' wrote, or the name of one that ships ({shipped})."
+            f"{what}; give with --detector a folder that 'flow_policy train-detector' wrote, or the name of one that ships "
+            f"({shipped})."
         ) from error
     if not (folder / "detector.json").is_file() and folder.suffix != ".pt":
         raise ValueError(f"--detector {name} is no detector's folder: {folder} has no detector.json. Give one that has.")

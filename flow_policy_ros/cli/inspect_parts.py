@@ -62,7 +62,10 @@ def show_robot(robot: Robot, contract: Contract | None) -> dict[str, Any]:
     console = screen()
     say(console, f"{robot.path}: robot file of '{robot.name}', {len(robot.joints)} joints")
     say(console, f"limits: {robot.limits_source or 'no source given'}")
-    made = table("joint", "group", "from", "to", "velocity", "acceleration", "jerk", "effort", "tracking")
+    made = table(
+        "joint", "group", "from\nrad or m", "to\nrad or m", "velocity\n…/s", "acceleration\n…/s²", "jerk\n…/s³", "effort\nN·m or N",
+        "tracking\nrad or m",
+    )  # fmt: skip
     limits = robot.limits
     for k, joint in enumerate(robot.joints):
         groups = ", ".join(name for name, members in robot.groups.items() if joint in members)
@@ -141,7 +144,7 @@ def _show_codec(console: Console, codec: Codec) -> None:
         made = stream.extractor.get("model", "") or stream.extractor.get("name", "")
         rows = "all" if not stream.use else f"rows {list(stream.use)}"
         say(console, f"features '{stream.name}': {stream.tokens} tokens × {stream.channels}, {rows}, {stream.moment}; {made}")
-    made_table = table("joint", "motion in training", "offset, rad or m", "scale, rad or m")
+    made_table = table("joint", "motion in\ntraining", "offset\nrad or m", "scale\nrad or m")
     normaliser = codec.action_normaliser
     if len(normaliser.offset) == len(contract.action_joints):
         for k, joint in enumerate(contract.action_joints):

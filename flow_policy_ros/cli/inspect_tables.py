@@ -21,8 +21,8 @@ from flow_policy_ros.runtime.robot import Robot
 
 MOST_LAYOUTS_SHOWN = 3
 EXPLAINED = (
-    "velocity: the greatest, from the positions; reported: the greatest among the velocities in the messages, – without any; limit: the "
-    "robot file's velocity"
+    "velocity: the greatest, from the positions; reported: the greatest among the velocities in the messages, – without any; "
+    "limit: the robot file's velocity"
 )
 WIDE = 200
 
@@ -58,7 +58,7 @@ def show_recording(
     if written is not None:
         say(console, f"\na robot file for this recording is in {written}; check every line and fill in what is marked TODO")
     elif sketch:
-        say(console, "\na robot file for this recording (check every line and fill in what is marked TODO; --write-robot FILE writes it):")
+        say(console, "\na robot file for this recording (--write-robot FILE writes it); check every line and fill in what is TODO:")
         say(console, "\n".join(["", *sketch]))
     return _content(found, said, robot, fit, sketch, states, commands)
 
@@ -137,8 +137,8 @@ def _topics(found: Inspection) -> Table:
 
 def _joints(layout: LayoutFound, robot: Robot | None, commands: bool) -> Table:
     made = table(
-        "joint", "motion", "from, rad or m", "to, rad or m", "range, rad or m", "velocity, rad/s or m/s", "reported, rad/s or m/s",
-        *(["limit, rad/s or m/s"] if robot is not None else []),
+        "joint", "motion", "from\nrad or m", "to\nrad or m", "range\nrad or m", "velocity\nrad/s or m/s", "reported\nrad/s or m/s",
+        *(["limit\nrad/s or m/s"] if robot is not None else []),
     )  # fmt: skip
     made.title = f"{clean(label(layout))}, {layout.count} messages" + ("" if layout.named else ", no names")
     names = () if robot is None else _meant(layout, naming_of(robot, commands))

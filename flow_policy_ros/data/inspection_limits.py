@@ -1,7 +1,7 @@
 """Where the motion in a recording leaves a robot file's ranges and velocities, in sentences.
 
-The limits are those of commands. What a servo measures may overshoot them and is worth a calm word; commands beyond them are cut off.
-Neither is a reason to widen a limit.
+The limits are those of commands. What a servo measures may overshoot them and is worth a calm word; commands beyond them are cut
+off. Neither is a reason to widen a limit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FAR, FAR_SHARE, JUMPING = 0.3, 0.5, 3.0
 
 @dataclass(frozen=True)
 class _Excess:
-    """One joint's motion against its limits: ``found`` in the recording, by how much it leaves the range [``low``, ``high``], rad (m),
-    and how many times the ``velocity`` it is fast."""
+    """One joint's motion as ``found`` in the recording against its limits: ``beyond``, by how much it leaves the range [``low``,
+    ``high``], rad (m); ``faster``, how many times the ``velocity`` it reaches."""
 
     joint: str
     found: JointFound
@@ -74,8 +74,8 @@ def beyond(layout: LayoutFound, naming: JointNaming, robot: Robot) -> Iterator[s
     ranges = [e.ranges for e in found if e.beyond > max(BEYOND, BEYOND_SHARE * (e.high - e.low))]
     if ranges:
         yield (
-            f"{label(layout)} goes beyond the robot file's ranges: {some(ranges)}. Such commands are cut off there, in training and "
-            "on the robot. Compare units, names and zero positions with the robot file's."
+            f"{label(layout)} goes beyond the robot file's ranges: {some(ranges)}. Such commands are cut off there, in training "
+            "and on the robot. Compare units, names and zero positions with the robot file's."
         )
     velocities = [e.velocities for e in found if e.faster > FASTER]
     if velocities:
@@ -97,8 +97,8 @@ def strange(layout: LayoutFound, robot: Robot) -> Iterator[str]:
     velocities = [e.velocities for e in found if e.faster > JUMPING]
     if velocities:
         yield (
-            f"{label(layout)} is far faster than the robot file's velocities: {some(velocities)}. Look for jumps in the recording, and "
-            "compare units with the robot file's."
+            f"{label(layout)} is far faster than the robot file's velocities: {some(velocities)}. Look for jumps in the recording, "
+            "and compare units with the robot file's."
         )
 
 

@@ -104,8 +104,8 @@ def _cameras(inspection: Inspection) -> Iterator[str]:
 def _limits(source: LayoutFound | None, joints: tuple[str, ...]) -> Iterator[str]:
     if source is None:
         return
-    yield "# TODO: rad, rad/s, rad/s² (m for sliding joints) from the data sheet or the URDF, not from this recording, which shows"
-    yield "# where the robot happened to be; docs/robot_file.md says what else there is. The file is refused until they are numbers."
+    yield "# TODO: rad, rad/s, rad/s² (m for sliding joints) from the data sheet or the URDF, not from this recording, which"
+    yield "# shows where the robot happened to be. The file is refused until they are numbers (docs/robot_file.md)."
     yield "limits:"
     for name, joint in zip(joints, source.joints, strict=True):
         yield f"  {text(name)}: {{position: [TODO, TODO], velocity: TODO, acceleration: TODO}}  # TODO; {_recorded(joint)}"

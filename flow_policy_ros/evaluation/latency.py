@@ -73,8 +73,9 @@ def spread_problems(path: Path | None) -> list[str]:
         median, most = np.percentile(samples, (50, 99)) if samples else (0.0, 0.0)
         if most > SPREAD * median > 0.0:
             found.append(
-                f"latency profile {path}: {stage} took {median:.1f} ms at the median and {most:.1f} ms at the 99th percentile, as on "
-                "a busy machine; chunks and commands depend on it. Measure again with --latency remeasure while nothing else runs."
+                f"latency profile {path}: {stage} took {median:.1f} ms at the median and {most:.1f} ms at the 99th percentile, as "
+                "on a busy machine; chunks and commands depend on it. Measure again with --latency remeasure while nothing else "
+                "runs."
             )
     return found
 

@@ -6,7 +6,6 @@ SQLite's file format, sections 1.5 to 2.1. Which rows SQLite itself still reache
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,12 +109,12 @@ class Leaves:
         local = least + (size - least) % (self._usable - 4)
         local = least if local > self._usable - 35 else local
         parts, held = [page[at : at + local]], local
-        (following,) = struct.unpack(">I", page[at + local : at + local + 4])
+        following = int.from_bytes(page[at + local : at + local + 4], "big")
         while held < size:
             if not 1 < following <= self._pages:
                 return None
             more = self._page(following)
-            (following,) = struct.unpack(">I", more[:4])
+            following = int.from_bytes(more[:4], "big")
             parts.append(more[4 : 4 + min(size - held, self._usable - 4)])
             held += len(parts[-1])
         return b"".join(parts)

@@ -51,11 +51,11 @@ class LagFit:
         self.chunks = 0
 
     def add(self, compared: ComparedChunk, track: RecordedTrack) -> None:
-        """Take a chunk whose surroundings ``track`` knows; one that lies too near the recording's end does not count. Before the
-        first recorded command the robot is taken to have stood there."""
+        """Take a chunk whose surroundings ``track`` knows; one that lies too near the recording's end does not count. Before its
+        first recorded command a joint is taken to have stood there."""
         chunk = compared.sampled.chunk
         apart = APART_NS if self.chunks < MANY else 5 * APART_NS
-        if track.first is None or (self._last is not None and 0 <= chunk.stamp - self._last < apart):
+        if track.newest is None or (self._last is not None and 0 <= chunk.stamp - self._last < apart):
             return
         if self._shifts is None:
             step = chunk.dt_ns * max(1, round(STEP_S * 1e9 / chunk.dt_ns))
@@ -65,9 +65,7 @@ class LagFit:
         every = -(-len(compared.stamps) // POINTS)
         stamps, predicted = compared.stamps[::every], compared.predicted[::every]
         asked = (stamps[None] - self._shifts[:, None]).reshape(-1)
-        recorded = track.at(asked)
-        first_stamp, first_row = track.first
-        recorded[asked < first_stamp] = first_row
+        recorded = np.where(asked[:, None] < track.first_stamps, track.first_row, track.at(asked))
         squared = (predicted[None] - recorded.reshape(len(self._shifts), len(stamps), -1)) ** 2
         known = np.isfinite(squared).all(axis=(0, 1))  # every shift is judged by the same points
         if not known.any():

@@ -41,7 +41,7 @@ class RecordedTrack:
     """Recorded commands of the last while, each joint for itself: a message may name some of the robot's joints only.
 
     ``refused`` counts commands whose stamps go back or are no instants near their receipt, ``foreign`` those that name no joint of
-    the robot. ``first_stamps`` (J,) ns and ``first_row`` (J,) are each joint's first command, NaN and the greatest stamp before it.
+    the robot. ``first_stamps`` (J,) ns and ``first_row`` (J,) are each joint's first command, NaN and the greatest stamp where there is none.
     """
 
     def __init__(self, joints: tuple[str, ...]) -> None:
@@ -87,6 +87,7 @@ class RecordedTrack:
             if self._count < 2 or stamp <= self._stamps[self._count - 2] or self._lead - lead <= AHEAD_NS:
                 return None
             self._count -= 1
+            self._last = np.minimum(self._last, stamp)
         if self._count == len(self._stamps):
             self._stamps = np.concatenate([self._stamps, np.empty_like(self._stamps)])
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])

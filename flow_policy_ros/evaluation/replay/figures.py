@@ -43,9 +43,10 @@ def _near_one(value: float) -> float:
 COSTS: Mapping[str, Callable[[float], float]] = {
     "error": _lower, "error_share": _lower, "error_total": _lower, "error_by_step": _lower, "lag_s": _near_zero, "seam": _lower,
     "jerk_ratio": _lower, "smoothness": _higher, "stale_fraction": _lower, "stale": _lower, "age_ms": _lower,
-    "latency_ms": _lower, "injected_ms": _lower, "interventions": _lower, "intervened_fraction": _lower, "stagnation": _lower, "frozen": _near_one,
+    "latency_ms": _lower, "injected_ms": _lower, "chunks_per_s": _higher, "interventions": _lower,
+    "intervened_fraction": _lower, "stagnation": _lower, "frozen": _near_one,
     "noise": _lower, "features": _lower, "faults": _lower, "resets": _lower, "lost": _lower, "realtime_factor": _higher,
-    "wall_s": _lower, "intervened_ticks": _lower, "active_fraction": _higher, "chunks_per_s": _higher,
+    "wall_s": _lower, "intervened_ticks": _lower, "active_fraction": _higher,
 }  # fmt: skip
 """What is worse the larger it is, by the outermost key; figures of other keys are neither better nor worse."""
 SIZES = ("count", "windows")

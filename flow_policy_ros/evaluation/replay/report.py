@@ -181,7 +181,8 @@ def no_clear_lag(metrics: Mapping[str, Any]) -> bool:
 
 def first_only(figures: Figures) -> list[str]:
     """Inputs of which the policy uses the first ones of a run alone: their age grows by design."""
-    return [name for name in figures.keys(("age_ms",)) if any(figures.value(("age_ms", name, "first"), k) for k in figures.variants)]
+    names = figures.keys(("age_ms",))
+    return [name for name in names if any(figures.value(("age_ms", name, "first"), k) for k in figures.variants)]
 
 
 LEAST = ("frozen", "rate", RECORDING)

@@ -120,8 +120,8 @@ def products(out: Path) -> list[Path]:
         bags = [str(name) for name in older["bags"]] if "verdict" in older else []
     except (OSError, ValueError, KeyError, TypeError):
         bags = []
-    names = [name for name in bags if Path(name).name == name and name != ".."]
-    return [folder / f"{name}{end}" for folder in [*(out / name for name in names), out] for name in PRODUCTS for end in ("", ".part")]
+    folders = [*(out / name for name in bags if Path(name).name == name and name != ".."), out]
+    return [folder / f"{name}{end}" for folder in folders for name in PRODUCTS for end in ("", ".part")]
 
 
 def require_apart(jobs: Sequence[Job], out: Path) -> None:

@@ -244,11 +244,13 @@ def _rate(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     sentence = f"{got:.3g} chunks per second were sampled while the inputs were fresh, {wanted:.3g} were asked for"
     delay, settings = metrics["injected_ms"].get("inference"), metrics["settings"]
     if delay is not None:
-        profile = settings.get("latency", "none")
-        source = f"latency profile {profile}, measured on {settings.get('latency_measured_on') or 'an unknown machine'}"
-        sources = [*([] if profile == "none" else [source]), *([f"--inject {settings['inject']}"] if settings.get("inject") else [])]
-        sentence += f"; inference was given {delay['p50']:.0f} ms (1% of the time {delay['p99']:.0f} ms or more: "
-        sentence += f"{' and '.join(sources) or 'no delay'})"
+        profile, inject, sources = settings.get("latency", "none"), settings.get("inject", ""), []
+        if profile != "none":
+            sources.append(f"latency profile {profile}, measured on {settings.get('latency_measured_on') or 'an unknown machine'}")
+        if inject:
+            sources.append(f"--inject {inject}")
+        sentence += f"; inference was given {delay['p50']:.0f} ms, at most {delay['p99']:.0f} ms in 99% of the cases"
+        sentence += f" ({' and '.join(sources) or 'no delay was asked for'})"
     if got < limits.rate * wanted and settings.get("inject", "").startswith(("delay", "spike")):
         return Check("rate", None, limits.rate, True, f"{sentence}. Not judged: inference was slowed on purpose.")
     return Check("rate", got / wanted, limits.rate, got >= limits.rate * wanted, f"{sentence}.")
