@@ -77,7 +77,11 @@ def metrics(rng: np.random.Generator, joints: Sequence[str], verdict: str) -> di
             "count": 24,
         },
         "jerk_ratio": 1.31, "smoothness": {"commanded": -13.1, "recorded": -12.9}, "stale_fraction": 0.03125,
-        "stale": {"joint_state is older than 0.1 s": 1}, "age_ms": {"joint_state": {"p50": 4.0, "p99": 9.5, "max": 12.0}},
+        "stale": {"joint_state is older than 0.1 s": 1}, "age_ms": {
+            "joint_state": {"p50": 4.0, "p99": 9.5, "max": 12.0},
+            "detections": {"p50": 900.0, "p99": 1900.0, "max": 1950.0, "first": True},
+        },
+        "injected_ms": {"inference": {"p50": 21.5, "p99": 33.0, "max": 35.0}}, "chunks_per_s": {"wanted": 25.0, "got": 12.5},
         "latency_ms": {"inference": {"p50": 8.2, "p99": 14.9}, "command": {"p50": 0.11, "p99": 0.3}},
         "interventions": {"position": {}, "velocity": {joints[1]: 20}, "acceleration": {joints[1]: 4, joints[2]: 3}},
         "intervened_fraction": 0.115, "stagnation": {"fraction": 0.0, "longest_s": 0.25, "windows": 8}, "frozen": 0.97,

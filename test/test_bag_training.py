@@ -191,7 +191,7 @@ def test_a_useless_bag_is_left_out_among_others_and_refused_alone(root, tmp_path
         (["bags"], {"robot": None}, "--robot has 0 robot files"),
         (["bags=0"], {}, "has the weight 0, expected a finite number above 0"),
         (["bags", "bags=2"], {}, "twice"),
-        (["bags"], {"streams": "eye"}, "has no feature stream 'eye', only []"),
+        (["bags"], {"streams": "eye"}, "has no feature stream 'eye', only ['marker']"),
         (["bags"], {"features_max_age": "0.00001", "delay_min": "0.001", "delay_max": "0.001"}, "no tick of"),
         (["bags"], {"max_gap": "0"}, "--max-gap is 0.0"),
         (["bags"], {"history": "soon"}, "--history is ['soon'], expected seconds"),
@@ -206,6 +206,35 @@ def test_what_cannot_be_trained_on_is_refused_in_a_paragraph(root, tmp_path, cap
     assert main(arguments(root, tmp_path / "run", *data, **options)) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert message in error and error.startswith("error: ")
+
+
+def test_what_cannot_be_learned_is_said(root, tmp_path, capsys):
+    """Commands pause from 0.3 s on and are resumed at 1.5 s; of two joints one moves, then none; nobody noted success."""
+    bags = {}
+    for name, moving in (("one", (1.0, 0.0)), ("none", (0.0, 0.0))):
+        bags[name] = tmp_path / name
+        with BagWriter(bags[name]) as bag:
+            for k in range(200):
+                stamp = 5_000 * MS + k * 10 * MS
+                bag.joint_state(JointState(stamp, JOINTS, np.zeros(2)))
+                if not 30 < k < 150 and 10 <= k < 190:
+                    bag.command(stamp, JOINTS, k / 100 * np.array(moving), np.zeros(2))
+    base = {"streams": None, "validation": "0"}
+    assert main([*arguments(root, tmp_path / "run", bags["one"], **base), "--streams"]) == 0
+    said = capsys.readouterr()
+    assert (
+        "61 samples from 200 joint states; 139 left out: 20 because they lie before the first command or after the "
+        "last, 119 because commands pause longer than 0.5 s (--max-gap)\n"
+    ) in said.out
+    assert "the commands of thumb never change" in said.err
+    readme = (tmp_path / "run" / "README.md").read_text()
+    assert "success not noted; 2.0 s" in readme and "61 training samples, 0.6 s" in readme
+    assert main([*arguments(root, tmp_path / "still", bags["none"], **base), "--streams"]) == 2
+    assert "there is nothing to learn" in (error := capsys.readouterr().err) and "(wrist, thumb)" in error
+    assert main([*arguments(root, tmp_path / "deaf", bags["one"], streams=None)]) == 2  # the default asks for detections
+    error = capsys.readouterr().err
+    assert "has no feature streams. Train on joint states alone with `--streams` (no names), or run `flow_policy featurize" in error
+    assert f" --episodes {bags['one']} --robot {root / 'hand.yaml'} --out features`" in error
 
 
 def test_chunks_of_bags_may_have_any_spacing(root):
@@ -295,7 +324,15 @@ def test_pictures_in_bags_become_recordings_to_train_on(root, tmp_path, capsys):
     command = ["featurize", "--episodes", str(tmp_path / "bags"), "--out", str(tmp_path / "out"), *detector]
     assert main(command) == 2
     assert "give the robot file" in capsys.readouterr().err
-    assert main([*command, "--robot", str(root / "hand.yaml")]) == 0
+    hand = ["--robot", str(root / "hand.yaml")]
+    for name, words in (
+        (["no_such"], "--detector no_such does not exist; give with --detector"),
+        (["adroit_door_state"], "--detector adroit_door_state is no detector's folder"),
+        ([], "no detector ships for robot 'hand'; give with --detector"),
+    ):
+        assert main([*command[:5], *(["--detector"] if name else []), *name, *hand]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*command[:5], "--detector", "adroit_door_detector", *hand]) == 0
     assert "2 bags with features" in capsys.readouterr().out
     recordings = read_recordings(tmp_path / "out")
     assert [recording.robot for recording in recordings] == ["hand", "hand"]

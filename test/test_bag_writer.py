@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from rosbags.highlevel import AnyReader
 
+from flow_policy_ros.data.bag_recording import noted_success
 from flow_policy_ros.data.bag_writer import BagWriter
+from flow_policy_ros.runtime.robot import load_robot
 from flow_policy_ros.runtime.types import Chunk, Features, JointState
 
 STAMP = 1_700_000_000_123_456_789
@@ -52,7 +55,10 @@ def test_a_demonstration_becomes_a_bag(tmp_path: Path) -> None:
 
     stamps, rows = STAMP + 10_000_000 * np.arange(5), np.arange(10.0).reshape(5, 2)
     objects = np.arange(15, dtype=np.float32).reshape(5, 1, 3)
-    robot = load_robot(write_robot(tmp_path))
+    limits = {joint: {"position": [0.0, 20.0], "velocity": 1.0, "acceleration": 1.0} for joint in ("a", "b")}
+    block = {"name": "two_joints", "joints": ["a", "b"], "limits": limits}
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": {"robot": block}}}))
+    robot = load_robot(tmp_path / "robot.yaml")
     write_demonstration(tmp_path / "bag", Recording(7, True, stamps, rows, rows + 1, rows + 2, objects, {}), "door", robot)
     metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     assert metadata["custom_data"] == {"robot": "two_joints", "task": "door", "success": "true", "seed": "7"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import types
@@ -15,6 +16,17 @@ from flow_policy_ros.cli import main as program
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = "torch", "ultralytics", "mujoco", "rclpy", "numpy", "cv2", "rich"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "flow_policy_ros", *words], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300
+    )
+    os.close(writer)
+    assert done.stderr == "" and done.returncode == 141
 
 
 def command(monkeypatch: pytest.MonkeyPatch, body: Callable[[list[str]], int]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from convert_support import JOINTS, MS, T0, make_bag, picture, robot_file
 from numpy.typing import NDArray
 
 from flow_policy_ros.cli.main import main
+from flow_policy_ros.data.bag_events import BagEvents
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.data.lerobot import convert as conversion
@@ -28,6 +31,7 @@ from flow_policy_ros.data.lerobot.read import Dataset, open_dataset
 from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
 from flow_policy_ros.data.lerobot.sources import Rules
 from flow_policy_ros.data.lerobot.videos import VideoWriter
+from flow_policy_ros.runtime.robot import load_robot
 from flow_policy_ros.runtime.types import EncodedImage
 from flow_policy_ros.vision.decode import decode
 
@@ -177,9 +181,10 @@ def test_damaged_recordings_give_what_can_be_read(tmp_path: Path, capsys: pytest
     file.write_bytes(whole[: len(whole) // 2])
     deaf = make_bag(tmp_path / "deaf", 1.0, commands=False)
     words = ["convert", str(cut), str(deaf), "--robot", str(robot), "--out", str(tmp_path / "set")]
-    assert main(words) == 1
+    assert main([*words, "--json", str(tmp_path / "set.json")]) == 1
     said = capsys.readouterr()
-    figures = json.loads(said.out)
+    figures = json.loads((tmp_path / "set.json").read_text())
+    assert said.out.startswith("1 episode, ") and said.out.count("\n") == 1
     assert figures["sources"][0]["episodes"] == 1 and figures["sources"][0]["problems"]
     assert 10 < figures["sources"][0]["frames"] < 110
     assert figures["sources"][1]["episodes"] == 0 and "no frames: nothing usable was received of command." in said.err
@@ -339,12 +344,62 @@ def test_another_rate_is_made_of_a_dataset(tmp_path: Path) -> None:
         assert np.array_equal(decode(a.images["front"]), decode(b.images["front"]))
 
 
+def test_the_outcome_is_a_line_and_a_camera_that_never_was_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot, out = robot_file(tmp_path), tmp_path / "set"
+    words = ["convert", str(make_bag(tmp_path / "one", 1.0)), "--robot", str(robot), "--out", str(out), "--fps", "20"]
+    assert main(words) == 0
+    assert re.fullmatch(
+        rf"1 episode, \d+ frames at 20 Hz, 3 joints, camera front 96×64, in {re.escape(str(out))} \(\d\.\d MB\)\n",
+        capsys.readouterr().out,
+    )
+    for name in ("two", "three", "four"):
+        make_bag(tmp_path / "blind" / name, 1.0, camera=False)
+    figures = run(robot, tmp_path / "other", tmp_path / "blind")
+    assert figures["problems"] == 0 and figures["cameras"] == {} and figures["episodes"] == 3
+    assert [line for line in capsys.readouterr().err.splitlines() if line] == [
+        f"note: {tmp_path / 'blind' / 'four'} and 2 others: no images of camera 'front': its topic is not in the recording."
+    ]
+
+
+def test_features_are_offered_for_no_camera(tmp_path: Path) -> None:
+    bag = open_bag(make_bag(tmp_path / "one", 1.0))
+    robot = load_robot(robot_file(tmp_path))
+    lost = replace(robot, cameras=(replace(robot.cameras[0], topic="nowhere"),))
+    (problem,) = BagEvents(bag, lost).problems
+    assert "/camera/image_raw/compressed" in problem and "features" not in problem
+    bag.close()
+
+
+def test_no_recording_takes_the_place_of_another(tmp_path: Path) -> None:
+    """Names that are equal, that another was to get instead, and that are parts of another."""
+    for k, name in enumerate(("x/a", "x/a-2", "y/a", "x/run_01", "y/run")):
+        make_bag(tmp_path / name, 2.0 + k / 2, camera=False, gap=(0.8, 1.5) if name == "y/run" else (0.0, 0.0))
+    bags = [tmp_path / name for name in ("x/a", "x/a-2", "y/a", "y/run", "x/run_01")]
+    for to, order in (("episodes", bags), ("bag", bags), ("episodes", bags[::-1])):
+        out = tmp_path / f"{to}{bags.index(order[0])}"
+        figures = run(robot_file(tmp_path), out, *order, "--to", to, "--max-gap", 0.5)
+        assert [source["episodes"] for source in figures["sources"]] == [1 + (path.name == "run") for path in order]
+        assert len([path for path in out.iterdir() if path.name != conversion.SUMMARY]) == figures["episodes"] == 6
+    names = {path.stem for path in (tmp_path / "episodes0").glob("*.npz")}
+    assert names == {"a", "a-2", "a-3", "run", "run_01", "run_01-2"}
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot, out = robot_file(tmp_path), tmp_path / "out"
+    (out / conversion.WORK).mkdir(parents=True)
+    (out / conversion.WORK / "target").write_text("episodes")  # of an unfinished conversion
+    (out / "one.npz").write_text("precious")
+    bag = make_bag(tmp_path / "one", 1.0, camera=False)
+    assert main(["convert", str(bag), "--robot", str(robot), "--out", str(out), "--to", "episodes"]) == 2
+    assert "is there already" in capsys.readouterr().err and (out / "one.npz").read_text() == "precious"
+
+
 def test_recordings_that_differ_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     robot = robot_file(tmp_path)
     bags = [make_bag(tmp_path / "seeing", 1.0), make_bag(tmp_path / "blind", 1.0, camera=False)]
     words = ["convert", *map(str, bags), "--robot", str(robot), "--out", str(tmp_path / "set")]
-    assert main(words) == 1
-    figures = json.loads(capsys.readouterr().out)
+    assert main([*words, "--json", str(tmp_path / "set.json")]) == 1
+    figures = json.loads((tmp_path / "set.json").read_text())
     assert [source["episodes"] for source in figures["sources"]] == [1, 0]
     assert any("an episode is left out, for it has cameras {}" in text for text in figures["sources"][1]["problems"])
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from convert_support import JOINTS, MS, T0, picture, png_of
@@ -19,10 +20,13 @@ from flow_policy_ros.data.lerobot.layout import V21, V30, Shape
 from flow_policy_ros.data.lerobot.read import open_dataset
 from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
 from flow_policy_ros.data.lerobot.resample import Wanted, resample
+from flow_policy_ros.data.lerobot.sources import recording_events
 from flow_policy_ros.data.lerobot.staging import EpisodeWriter, StagedEpisode
 from flow_policy_ros.data.lerobot.statistics import ImageStatistics, VectorStatistics, restored
 from flow_policy_ros.data.lerobot.videos import VideoWriter, join, read_video
 from flow_policy_ros.data.lerobot.write import write_dataset
+from flow_policy_ros.data.recording import Recording
+from flow_policy_ros.data.windows import Windows
 from flow_policy_ros.runtime.types import EncodedImage, JointState
 from flow_policy_ros.vision.decode import decode
 
@@ -206,7 +210,8 @@ def test_what_is_missing_is_said() -> None:
     assert len(problems) == 1 and problems[0].startswith("commands: 3 messages not used") and "missing ['c']" in problems[0]
 
 
-def test_little_is_held_while_it_streams() -> None:
+@pytest.mark.parametrize(("every", "made"), [(20, 2981), (100, 0)])
+def test_little_is_held_while_it_streams(every: int, made: int) -> None:
     alive: weakref.WeakSet[EncodedImage] = weakref.WeakSet()
     most = 0
 
@@ -218,12 +223,12 @@ def test_little_is_held_while_it_streams() -> None:
             alive.add(image)
             yield JointStateEvent(now, JointState(now, JOINTS, np.zeros(3)))
             yield ImageEvent(now, now, "front", image)
-            if k % 100 == 0:  # commands are rare: frames wait for them, but not forever
+            if k % every == 0:  # commands are rare: frames wait for them, but not forever
                 yield CommandEvent(now, now, JOINTS, np.zeros(3))
             most = max(most, len(alive))
 
     count = sum(1 for _ in resample(events(), Wanted(JOINTS, ("front",)), 50, 1.0, []))
-    assert count == 3000 and most < 60
+    assert count == made and most < 60
 
 
 def test_joined_videos_hold_the_same_frames(tmp_path: Path) -> None:
@@ -286,6 +291,79 @@ def test_damaged_datasets_are_refused_with_a_sentence(tmp_path: Path, change: st
         dataset = open_dataset(root)
         for entry in dataset.episodes:
             list(dataset.frames(entry, dataset.cameras))
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("data_path", "{chunk_index:0999999999d}", "cannot be filled in"),
+        ("data_path", "{chunk_index.real}", "cannot be filled in"),
+        ("data_path", "{chunk_index!r}", "cannot be filled in"), ("data_path", 7, "cannot be filled in"),
+        ("data_path", "a\0{file_index}", "cannot be filled in"), ("fps", float("inf"), "from 1 to 1000"),
+        ("fps", float("nan"), "from 1 to 1000"), ("fps", 2000, "from 1 to 1000"), ("fps", 29.97, "from 1 to 1000"),
+        ("fps", "fast", "metadata lack"), ("action.shape", [0], "whole numbers above zero"),
+        ("action.shape", [4], "3 values a frame"),
+        ("action.shape", "3", "whole numbers above zero"), ("action.shape", [10**9], "whole numbers above zero"),
+        ("action.dtype", ["float32"], "whole numbers above zero"), ("action", 3, "metadata lack"),
+        ("observation.state.shape", [3, 1], "no vectors"), ("input_age.names", ["joint_state"], "a name for each value"),
+    ],
+)  # fmt: skip
+def test_hostile_metadata_are_refused_with_a_sentence(tmp_path: Path, where: str, value: object, words: str) -> None:
+    root = write(tmp_path, V30, "png")
+    info = json.loads((root / "meta/info.json").read_text())
+    feature, _, key = where.rpartition(".")
+    if feature:
+        info["features"][feature][key] = value
+    elif where in info["features"]:
+        info["features"][where] = value
+    else:
+        info[where] = value
+    (root / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(DatasetError, match=words):
+        dataset = open_dataset(root)
+        for entry in dataset.episodes:
+            list(dataset.frames(entry, dataset.cameras))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("dataset_from_index", [0, 6, 15], "from row 6 to 15"), ("dataset_from_index", [7, 0, 15], "from row 7 to 7"),
+        ("length", [0, 8, 9], "has length 0"), ("episode_index", [0, 2, 1], "are another's"),
+    ],
+)  # fmt: skip
+def test_episodes_that_point_elsewhere_are_refused(tmp_path: Path, column: str, values: list[int], words: str) -> None:
+    root = write(tmp_path, V30, "png")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type)), path)
+    with pytest.raises(DatasetError, match=words):
+        dataset = open_dataset(root)
+        for entry in dataset.episodes:
+            list(dataset.frames(entry, dataset.cameras))
+
+
+@pytest.mark.parametrize("fps", [100, 30])
+def test_frames_are_where_training_has_samples(fps: int) -> None:
+    """Commands from 0.2 s to 2 s and from 5 s to 6 s of 8; one alone at 4 s, which nothing follows soon enough."""
+    stamps = T0 + 10 * MS * np.arange(800, dtype=np.int64)
+    told = [T0 + k * 10 * MS for k in range(800) if 20 <= k <= 200 or k == 400 or 500 <= k <= 600]
+    recording = Recording(JOINTS, stamps, stamps, np.zeros((800, 3)), np.array(told), np.zeros((len(told), 3)))
+    problems: list[str] = []
+    found = list(resample(recording_events(recording), Wanted(JOINTS), fps, 1.0, problems))
+    assert {frame.episode for frame in found} == {0, 1}
+    assert any("frames are left out: commands pause for longer than 0.5 s" in problem for problem in problems)
+    windows = Windows([recording], (), 4, 10 * MS)
+    usable = set(stamps[windows.samples(0, 0).ticks].tolist()) - {T0 + 4000 * MS}
+    assert len(usable) == 181 + 101
+    if fps == 100:
+        assert {frame.stamp for frame in found} == usable
+    for number, first, last in ((0, 200, 2000), (1, 5000, 6000)):
+        part = [frame.stamp for frame in found if frame.episode == number]
+        assert T0 + first * MS <= part[0] < T0 + first * MS + 3 * 10**9 // fps  # at thirds of a second the grid is in whole ns
+        assert T0 + last * MS - 10**9 / fps < part[-1] <= T0 + last * MS
+        assert part == [instant(part[0], k, fps) for k in range(len(part))]
 
 
 def test_an_episode_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -35,8 +35,12 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import SetBool
 
 from flow_policy_ros.data.bags.open import open_bag
+from flow_policy_ros.nodes.recorder_report import line
+from flow_policy_ros.nodes.recorder_topics import selection
 from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.diagnostics import OK, WARN
 from flow_policy_ros.ros.messages import to_time
+from flow_policy_ros.runtime.robot import load_robot
 
 BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 TYPES = {"sensor_msgs/msg/JointState": JointStateMsg, "sensor_msgs/msg/Image": Image, "std_msgs/msg/String": String,
@@ -307,6 +311,90 @@ def test_it_says_what_is_missing(launcher: Launcher, ears: Ears, tmp_path: Path)
     record(launcher, tmp_path, ears)
     report = diagnostics.wait_for(lambda s: "camera" in s.message)
     assert report.message.startswith("nobody publishes /camera/image_raw.") and values(report)["state"] == "idle"
+
+
+NO_COMMANDS = "no commands yet on /command/executed or /joint_command: the bag cannot be trained on"
+NO_STATES = "no joint states yet on /joint_states: nothing can be learnt from the bag, and nothing replayed"
+
+
+def test_what_an_episode_lacks_is_said_once_and_at_the_end_without_a_terminal(
+    launcher: Launcher, ears: Ears, tmp_path: Path
+) -> None:
+    diagnostics = ears.diagnostics()
+    states, pictures = ears.speak(JointStateMsg, "joint_states", qos.RECORD), ears.speak(Image, "camera/image_raw", qos.RECORD)
+    ears.speak(Float64MultiArray, "joint_command")  # who could command, and does not
+    figures = tmp_path / "figures.json"
+    node = record(launcher, tmp_path, recorder__autostart=True, recorder__report=figures)
+    ears.connected(states)
+    ears.connected(pictures)
+    states.publish(joint_state(1))
+    pictures.publish(image(1))
+    report = diagnostics.wait_for(lambda s: s.message == NO_COMMANDS)
+    assert report.level == b"\x01"
+    time.sleep(2.5)
+    node.send(signal.SIGTERM)
+    assert node.wait() == 0  # it can still be looked at
+    assert node.output.count(NO_COMMANDS) == 1, "said every second, or never"
+    assert node.output.count("no commands on /command/executed or /joint_command: the bag cannot be trained on") == 1
+    assert json.loads(figures.read_text())["episodes"][0]["missing"] == [NO_COMMANDS]
+
+
+def test_an_episode_without_joint_states_is_a_failure(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
+    ears.speak(JointStateMsg, "joint_states")  # there, and silent
+    node = record(launcher, tmp_path, ears, recorder__autostart=True)
+    commands = ears.speak(Float64MultiArray, "joint_command")
+    ears.connected(commands)
+    commands.publish(Float64MultiArray(data=[0.0, 0.0]))
+    until(lambda: NO_STATES in node.output, "it says nothing")
+    time.sleep(0.5)
+    node.send(signal.SIGINT)
+    assert node.wait() == 1 and NO_STATES.replace(" yet", "") in node.output
+    assert NO_COMMANDS.replace(" yet", "") not in node.output  # they came
+
+
+def test_a_clock_that_never_comes_is_named(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
+    diagnostics = ears.diagnostics()
+    ears.speak(Clock, "/clock")
+    node = record(launcher, tmp_path, recorder__autostart=True, use_sim_time=True)
+    sentence = "waiting for /clock (--use-sim-time), which has no message; the episode has not begun"
+    assert diagnostics.wait_for(lambda s: s.message == sentence).level == b"\x02"
+    node.send(signal.SIGTERM)
+    assert node.wait() == 1 and node.output.count(sentence) == 2  # when it was missed, and at the end
+    assert list((tmp_path / "bags").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "heard", "lacks"),
+    [
+        ({}, {"/joint_states", "/command/executed", "/camera/image_raw/compressed"}, []),
+        ({}, {"/joint_states", "/joint_command", "/camera/image_raw"}, []),
+        ({}, {"/camera/image_raw"}, [NO_STATES, NO_COMMANDS]),
+        ({}, {"/joint_states", "/joint_command"}, ["no pictures yet on /camera/image_raw"]),
+        ({"recorded": {"command_topic": "servo/in"}}, {"/joint_states", "/joint_command", "/camera/image_raw"},
+         ["no commands yet on /servo/in: the bag cannot be trained on"]),
+    ],
+)  # fmt: skip
+def test_what_counts_as_missing(
+    block: dict[str, Any], heard: set[str], lacks: list[str], ears: Ears, tmp_path: Path
+) -> None:
+    assert selection(ears.node, load_robot(write_robot(tmp_path, **block)), (), False).missing(heard) == lacks
+
+
+def test_the_terminals_line_shows_keys_and_time_within_80_columns() -> None:
+    values = {"state": "recording", "seconds": 3723.4, "messages": 123456, "size_mb": 1234.56, "free_gb": 12.3, "lost": 7}
+    shown = line(values, OK, "recording")
+    assert "q quit]" in shown[:79] and "recording 01:02:03 123456 msgs" in shown[:79] and "lost 7" in shown
+    assert shown.count("recording") == 1 and "space stop" in shown
+    assert line({**values, "state": "idle"}, WARN, "nobody publishes /x").endswith("  nobody publishes /x")
+
+
+def test_the_program_takes_the_names_of_robots_that_ship(tmp_path: Path) -> None:
+    """As a process, for it becomes the node; the node refuses the folder's name after it has read the robot file."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "flow_policy_ros", "record", "--out", str(tmp_path / "bags"), "--name", "../x", "--robot"]
+    for robot, words in (("adroit_door", "recorder.name is '../x'"), ("no_such", "Shipped are: adroit_door")):
+        done = subprocess.run([*command, robot], capture_output=True, text=True, env=environment, timeout=100)
+        assert done.returncode == 2 and words in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

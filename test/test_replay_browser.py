@@ -6,12 +6,14 @@ Skipped where there is no Chromium (``scripts/setup.sh`` installs it where it ma
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser_support import Browser, chromium
-from replay_report_support import HOSTILE, JOINTS, empty, variant
+from replay_report_support import HOSTILE, JOINTS, ORIGIN, empty, variant
 
 from flow_policy_ros.evaluation.replay.figures import MISSING, dotted, leaves, lookup
 from flow_policy_ros.evaluation.replay.report import Variant, write_report
@@ -110,6 +112,16 @@ def test_plotted_figures_are_those_of_the_metrics(browser: Browser, tmp_path: Pa
     assert lines["commanded, B"][5:] == pytest.approx(commanded[5:], abs=1e-4)
 
 
+def test_seams_are_drawn_where_they_can_be_told_apart(browser: Browser, tmp_path: Path) -> None:
+    one = variant("sound")
+    names = "element('plot-traces').data.map(l => l.name)"
+    assert "seams" in opened(browser, tmp_path, one).evaluate(names)
+    many = ORIGIN + 9_000_000 * np.arange(201)
+    traces = replace(one.traces, chunk_stamps=many, chunk_ready=many, inference_ms=np.ones(201))
+    page = opened(browser, tmp_path, replace(one, traces=traces))
+    assert page.errors == [] and "seams" not in page.evaluate(names)
+
+
 def test_a_joint_is_chosen_by_its_picture_and_by_the_list(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, variant("sound"))
     title = "element('plot-traces').layout.yaxis.title.text"
@@ -170,7 +182,7 @@ def test_report_of_a_real_replay_shows_its_metrics_json(browser: Browser, tmp_pa
         "--batch", "16", "--compare-set", "policy.steps=2",
     ])  # fmt: skip
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert code == {"good": 0, "bad": 1}[metrics["verdict"]]
+    assert code == {"good": 0, "unjudged": 1, "bad": 1}[metrics["verdict"]]
     other = metrics.pop("compare")
     browser.open(tmp_path / "report.html")
     assert browser.errors == []

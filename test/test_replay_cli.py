@@ -312,6 +312,96 @@ def test_recordings_of_one_name_get_folders_of_their_own(tmp_path):
     assert names_of(paths) == ["run.1", "run", "run_2", "run_0"]
 
 
+def test_nothing_of_an_older_run_stands_beside_a_new_one(tmp_path, common):
+    bag, other = (str(write_bag(tmp_path / f"{name}.mcap")) for name in ("bag", "other"))
+    out = tmp_path / "out"
+    main(["replay", bag, *common, "--batch", "8", "--compare-set", "policy.mode=ensemble"])
+    assert (out / "replay_compare.mcap").is_file()
+    for name in ("notes.txt", "bag/notes.txt", "mine/report.html"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("kept")
+    code = main(["replay", bag, other, *common, "--batch", "8"])  # several now: folders and an index in the place of its files
+    assert code == 1 and {path.name for path in out.iterdir()} == {
+        "bag", "other", "mine", "notes.txt", "metrics.json", "report.html"}  # fmt: skip
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'href="bag/report.html"' in page and 'href="other/report.html"' in page and "Verdict: bad" in page
+    (tmp_path / "broken.mcap").write_bytes(b"nothing of the kind")
+    assert main(["replay", str(tmp_path / "broken.mcap"), *common]) == 2
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left == {"metrics.json", "notes.txt", "bag/notes.txt", "mine/report.html"} and "refused" in metrics(out)
+
+
+def test_a_command_line_that_is_refused_removes_nothing(tmp_path, common, capsys):
+    bag, out = str(write_bag(tmp_path / "bag.mcap")), tmp_path / "out"
+    main(["replay", bag, *common, "--batch", "8"])
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert "policy.mode is 'rtc'" in refusal(capsys, bag, *common, "--batch", "16", "--compare-set", "policy.mode=rtc")
+    for given in (out / "replay.mcap", out):
+        assert "over or into the recording" in refusal(capsys, str(given), *common)
+    error = refusal(capsys, str(out), bag, *common, "--out", str(tmp_path))  # where results on it go is itself
+    assert "over or into the recording" in error
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_recording_in_the_folder_of_an_older_run_is_not_removed(tmp_path, common, capsys):
+    bags, out = [str(write_bag(tmp_path / f"{name}.mcap")) for name in "ab"], tmp_path / "out"
+    main(["replay", *bags, *common, "--batch", "8"])
+    assert "over or into the recording" in refusal(capsys, str(out / "a/replay.mcap"), *common)
+    assert (out / "a/replay.mcap").is_file()
+
+
+def test_a_mode_that_cannot_be_batched_is_refused_before_anything_is_measured(tmp_path, common, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bag = str(write_bag(tmp_path / "bag.mcap"))
+    more = ["--latency", "measured", "--batch", "16", "--compare-set", "policy.mode=rtc", "--compare-set", "policy.steps=10"]
+    assert "--batch samples chunks ahead, but policy.mode is 'rtc'" in refusal(capsys, bag, *common, *more)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_of_recordings_stands_for_them_and_what_is_none_is_to_be_converted(tmp_path, common, capsys):
+    bags = tmp_path / "bags"
+    for name in ("one", "two"):
+        (bags / name).mkdir(parents=True)
+        write_bag(bags / name / "0.mcap")
+    main(["replay", str(bags), *common, "--batch", "8"])
+    assert list(metrics(tmp_path / "out")["bags"]) == ["one", "two"]
+    table = capsys.readouterr().out
+    assert "failed checks" in table and "one" in table and "two" in table
+    (tmp_path / "dataset/meta").mkdir(parents=True)
+    (tmp_path / "dataset/meta/info.json").write_text("{}")
+    (tmp_path / "episodes").mkdir()
+    (tmp_path / "episodes/e.npz").write_bytes(b"")
+    for given, kind in (("dataset", "a LeRobot dataset"), ("episodes", "episodes (.npz)"), ("episodes/e.npz", "episodes (.npz)")):
+        error = refusal(capsys, str(tmp_path / given), *common)
+        assert kind in error and "flow_policy convert" in error and "--to bag" in error
+
+
+def test_the_bar_ends_at_the_end(tmp_path, common, monkeypatch):
+    from flow_policy_ros.training.progress import ProgressBar
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(ProgressBar, "update", lambda bar, done, text: told.append((done, bar._total)))
+    (tmp_path / "broken.mcap").write_bytes(b"nothing of the kind")
+    main(["replay", str(write_bag(tmp_path / "bag.mcap", 330)), str(tmp_path / "broken.mcap"), *common, "--batch", "8"])
+    assert told[-1] == (3, 3) and max(done for done, _ in told) == 3
+
+
+def test_delays_of_a_busy_machine_are_said_and_can_be_measured_again(tmp_path, common, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bag = str(write_bag(tmp_path / "bag.mcap"))
+    busy = LatencyProfile({"inference": (*[110.0] * 38, 900.0, 900.0)}, "a test")
+    metrics_of(bag, common, tmp_path / "first", "--latency", "measured")
+    (kept,) = (tmp_path / "cache/flow_policy_ros").iterdir()
+    busy.save(kept)
+    found = metrics_of(bag, common, tmp_path / "busy", "--latency", "measured")
+    assert any("took 110.0 ms at the median and 900.0 ms" in said and "remeasure" in said for said in found["problems"])
+    assert found["injected_ms"]["inference"]["p50"] == pytest.approx(110, rel=0.01)
+    rate = next(check for check in found["checks"] if check["name"] == "rate")
+    assert not rate["ok"] and kept.name in rate["sentence"] and "measured on a test" in rate["sentence"]
+    metrics_of(bag, common, tmp_path / "again", "--latency", "remeasure")
+    assert LatencyProfile.load(kept).measured_on != "a test"
+
+
 @pytest.mark.slow
 def test_an_interrupted_replay_ends_with_all_its_processes(tmp_path, common):
     bags = [str(write_bag(tmp_path / f"{name}.mcap", ticks=20_000)) for name in "ab"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from flow_policy_ros.evaluation import seams
 from flow_policy_ros.evaluation.replay.comparison import ChunkComparison, RecordedTrack
 from flow_policy_ros.evaluation.replay.inputs import Inputs, TrainedRange, stale_kind, trained_ranges
 from flow_policy_ros.evaluation.replay.metrics import Metrics
-from flow_policy_ros.evaluation.replay.records import ReplayChunk, ReplayFeatures, ReplayMeta
+from flow_policy_ros.evaluation.replay.records import ReplayChunk, ReplayFeatures, ReplayMeta, ReplayTick
 from flow_policy_ros.evaluation.replay.roughness import KEPT, Thinned
 from flow_policy_ros.evaluation.replay.sketch import PRECISION, Percentiles
 from flow_policy_ros.evaluation.replay.traces import Traces
@@ -119,9 +121,9 @@ def test_a_chunk_waits_until_the_recording_has_passed_its_end():
     comparison.on_chunk(ReplayChunk(0, chunk, 0, False, 1.0))
     comparison.on_recorded(command(0, 0.0, 0.0, 0.0))
     assert comparison.passed(20) == []
-    comparison.on_recorded(command(20, 2.0, 4.0, 8.0))
+    comparison.on_recorded(command(20, 1.0, 2.0, 3.0))
     (compared,) = comparison.passed(20)
-    np.testing.assert_allclose(compared.recorded, [[0, 0, 0], [1, 2, 4], [2, 4, 8]])
+    np.testing.assert_allclose(compared.recorded, [[0, 0, 0], [0.5, 1, 1.5], [1, 2, 3]])
     np.testing.assert_array_equal(compared.predicted, chunk.positions)
     assert comparison.passed(30) == comparison.rest() == []
 
@@ -283,10 +285,20 @@ def test_a_recording_with_fewer_commands_than_ticks_has_no_jerk_of_corners():
 
 
 def test_the_log_dimensionless_jerk_of_a_sine():
-    """∫ j² of A sin ωt over D is A² ω⁶ D / 2 and its peak velocity A ω, so that the cost is D⁴ ω⁴ / 2."""
+    """∫ j² of A sin ωt over D is A² ω⁶ D / 2 and its peak velocity A ω, so that the cost is D⁴ ω⁴ / 2; half a second after the
+    start is left out."""
     omega = 2 * np.pi * 0.5
     motion = figures(MadeUp(seconds=8.0, recorded=lambda t: np.sin(omega * np.asarray(t))[..., None] * np.ones(3)))
-    assert motion["smoothness"]["recorded"] == pytest.approx(-np.log((8.0 * omega) ** 4 / 2), abs=0.05)
+    assert motion["smoothness"]["recorded"] == pytest.approx(-np.log((7.5 * omega) ** 4 / 2), abs=0.05)
+
+
+def test_what_follows_a_start_or_a_stop_is_no_jerk_of_the_policy():
+    """The commands catch up from elsewhere for 0.4 s; the same in the middle of following counts."""
+    def late(begin: float) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda t: swing(t) + (0.5 * np.cos(np.pi * (t - begin) / 0.4) + 0.5 if 0.0 <= t - begin < 0.4 else 0.0)
+
+    assert figures(MadeUp(commanded=late(0.0)))["jerk_ratio"] == pytest.approx(1.0)
+    assert figures(MadeUp(commanded=late(3.0)))["jerk_ratio"] > 10.0
 
 
 @pytest.mark.parametrize(("still_s", "fraction"), [(0.0, 0.0), (2.0, 1 / 3)])
@@ -530,3 +542,75 @@ def test_a_moment_shows_the_newest_picture_that_the_policy_had():
     (moment,) = worst.moments()
     assert moment.image_stamp == 0
     assert moment.image is pictures[0]
+
+
+# --- chunks per second, and the delays that were injected
+
+
+class Rated(Metrics):
+    """Of a made-up replay that was to sample ``asked`` times a second; it does 25 times."""
+
+    asked = 25.0
+
+    def begin(self, meta: ReplayMeta) -> None:
+        super().begin(replace(meta, settings={"policy.rate_hz": self.asked}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted", "ok"), [(25.0, 25.0, True), (50.0, 50.0, True), (60.0, 60.0, False), (500.0, 100.0, False)]
+)
+def test_chunks_per_second_are_counted_beside_those_asked_for(asked: float, wanted: float, ok: bool):
+    metrics = Rated(made.robot())
+    metrics.asked = asked
+    play(MadeUp(seconds=4.0), metrics)
+    result = metrics.result()
+    assert result["chunks_per_s"] == {"wanted": wanted, "got": pytest.approx(25.0)}
+    assert next(check["ok"] for check in result["checks"] if check["name"] == "rate") is ok
+
+
+def test_times_without_fresh_inputs_do_not_count_against_the_rate():
+    """Every second chunk that is due lacks its inputs: the others come at the full rate all the same."""
+
+    class Gaps(Rated):
+        due = 0
+
+        def on_chunk(self, sampled: ReplayChunk) -> None:
+            self.due += 1
+            if self.due % 2:
+                super().on_chunk(sampled)
+
+        def on_tick(self, tick: ReplayTick) -> None:
+            stale = (tick.now - START) // TICK_NS % 8 == 4
+            super().on_tick(replace(tick, stale="joint state is stale: 1.0 s" if stale else ""))
+
+    metrics = Gaps(made.robot())
+    play(MadeUp(seconds=4.0), metrics)
+    assert metrics.result()["stale_fraction"] == pytest.approx(0.5)
+    assert metrics.result()["chunks_per_s"]["got"] == pytest.approx(25.0)
+
+
+def test_injected_delays_are_those_of_the_replays_time():
+    metrics = Metrics(made.robot())
+    metrics.begin(ReplayMeta("b", "hand", "none", JOINTS, TICK_NS))
+    for k, delay_ms in enumerate((20, 20, 20, 80)):
+        chunk = Chunk(k * TICK_NS, DT_NS, JOINTS, np.zeros((HORIZON, 3)))
+        metrics.on_chunk(ReplayChunk(k * TICK_NS, chunk, k * TICK_NS + delay_ms * 1_000_000, False, 3.0))
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
+    features = Features(0, "seen", np.zeros((3, 2), dtype=np.float32))
+    metrics.on_features(ReplayFeatures(features, 0, 31_000_000, False, 9.0, image))
+    metrics.on_features(ReplayFeatures(features, 0, 0, False, 0.0))  # a recorded one is given no delay
+    injected = metrics.result()["injected_ms"]
+    assert injected["inference"]["p50"] == pytest.approx(20.0, rel=0.01) and injected["inference"]["max"] == 80.0
+    assert injected["perception"]["p50"] == pytest.approx(31.0, rel=0.01) == injected["perception"]["max"]
+
+
+def test_streams_used_once_say_that_they_age_by_design():
+    ones = np.ones((2, 2))
+    always = TrainedRange(-ones, ones, (0, 2), ("a", "c"))
+    ranges = {"seen": replace(always, first=True), "touch": always}
+    metrics = Metrics(made.robot(), ranges)
+    metrics.begin(ReplayMeta("b", "hand", "none", JOINTS, TICK_NS))
+    chunk = Chunk(10**9, DT_NS, JOINTS, np.zeros((HORIZON, 3)), observation_stamps={"seen": 0, "touch": 99 * 10**7})
+    metrics.on_chunk(ReplayChunk(10**9, chunk, 10**9, False, 1.0))
+    ages = metrics.result()["age_ms"]
+    assert ages["seen"]["first"] is True and "first" not in ages["touch"]

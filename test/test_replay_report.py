@@ -12,9 +12,11 @@ import pytest
 from replay_report_support import HOSTILE, JOINTS, ORIGIN, PERIOD, empty, variant
 
 from flow_policy_ros.evaluation.replay.figures import MISSING, Figures, dotted, leaves, lookup, shown
+from flow_policy_ros.evaluation.replay.index import index_row, write_index
 from flow_policy_ros.evaluation.replay.pictures import camera_picture, glance, worst_joints
 from flow_policy_ros.evaluation.replay.plots import by_group, packed, spans, step_of, trace_content
-from flow_policy_ros.evaluation.replay.report import Variant, check_rows, margin, write_report
+from flow_policy_ros.evaluation.replay.report import Variant, check_rows, margin, tally, write_report
+from flow_policy_ros.evaluation.replay.thresholds import limits_of
 
 
 class Page(html.parser.HTMLParser):
@@ -95,6 +97,64 @@ def test_it_says_what_open_loop_means_and_what_is_wrong(tmp_path: Path) -> None:
     assert "predicted like arm.turn" in bad
 
 
+def test_what_cannot_be_judged_is_neither_good_nor_bad(tmp_path: Path) -> None:
+    one = variant("a", "good")
+    check = {"name": "recording", "value": 0.0, "limit": 1.0, "ok": False, "sentence": "cannot be judged: it holds no commands."}
+    reason = "recording: cannot be judged: it holds no commands."
+    said = {"verdict": "unjudged", "reasons": [reason], "checks": [check, *one.metrics["checks"]]}
+    page = written(tmp_path, replace(one, metrics={**one.metrics, **said}))
+    assert [a["class"] for _, a in page.tags if a.get("role") == "status"] == ["verdict unjudged"]
+    assert "Verdict: unjudged" in page.text and reason in page.text and "tells too little" in page.text
+    assert "Do not run" not in page.text and "speaks against" not in page.text and "✗ failed" not in page.text
+    assert tally(said["checks"]) == "Of 5 checks 3 passed, 2 could not judge."
+    assert tally([{**check, "name": "lag"}]) == "Of 1 checks 1 failed."
+    assert ".verdict.unjudged" in text_of(tmp_path / "report.html")
+
+
+def test_every_check_says_why_its_limit_is_what_it_is(tmp_path: Path) -> None:
+    text = written(tmp_path, variant("a")).text
+    for name, value, reason in [*limits_of("lag"), *limits_of("features")]:
+        assert f"{name} {value:g}: {reason}" in text
+    assert limits_of("jerk")[0][2] not in text  # there is no such check on this page
+
+
+def test_a_lag_that_is_not_to_be_believed_is_not_shown_as_one(tmp_path: Path) -> None:
+    one = variant("a")
+    checks = [{**c, "value": None} if c["name"] == "lag" else c for c in one.metrics["checks"]]
+    page = written(tmp_path, replace(one, metrics={**one.metrics, "lag_s": 0.5, "checks": checks}))
+    assert "no clear lag" in page.text and "no shift fits clearly" in page.text
+    assert "no clear lag" not in written(tmp_path, one).text
+
+
+def test_ages_by_design_are_said_and_no_measure_for_the_others(tmp_path: Path) -> None:
+    page = written(tmp_path, variant("a"))
+    assert "it ages by design" in page.text
+    row = re.search(r"<tr><th scope=\"row\">joint state</th>(.*?)</tr>", text_of(tmp_path / "report.html"), re.S)
+    assert row is not None and "width:76.0px" in row[1]  # the longest of those that are measured against each other
+
+
+def test_delays_that_were_injected_are_shown(tmp_path: Path) -> None:
+    page = written(tmp_path, variant("a"))
+    shown = [(attributes["data-metric"], text) for attributes, text in page.metrics]
+    assert shown.count(("injected_ms.inference.p99", "33.0")) == 3 and ("injected_ms.inference.p50", "21.5") in shown
+    assert "chunks per second, with fresh inputs (asked for: 25)" in page.text
+
+
+def test_the_list_of_recordings_has_their_verdicts_and_links(tmp_path: Path) -> None:
+    checks = [{"name": "lag", "ok": False}, {"name": "jerk", "ok": True}, {"name": "seam", "ok": False}]
+    bad, good = {"verdict": "bad", "checks": checks}, {"verdict": "good", "checks": checks[1:2]}
+    names = ["the first", "the second"]
+    rows = [
+        index_row("a b#1", Path("x/a b#1"), names, {**bad, "compare": good}), index_row(HOSTILE, Path(HOSTILE), names[:1], good),
+        index_row("c", Path("c.mcap"), names, {"refused": f"it is {HOSTILE}"}),
+    ]  # fmt: skip
+    assert rows[0].variants == (("the first", "bad", "lag, seam"), ("the second", "good", ""))
+    page = Page(write_index(tmp_path / "report.html", rows, "bad").read_text())
+    assert next(a["href"] for tag, a in page.tags if tag == "a") == "a%20b%231/report.html"
+    assert len([tag for tag, _ in page.tags if tag == "a"]) == 2 and not [tag for tag, _ in page.tags if tag in ("script", "img")]
+    assert "1 bad, 1 good, 1 refused" in page.text and f"it is {HOSTILE}" in page.text and "lag, seam" in page.text
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     """Names of joints, labels, variants and settings come from files that others made."""
     clean = written(tmp_path, variant("a", "bad"))
@@ -172,6 +232,7 @@ def test_margins() -> None:
     assert margin({"name": "frozen", "value": 0.2, "limit": 0.3, "ok": False}) == "33 % beyond"
     assert margin({"name": "frozen", "value": 0.36, "limit": 0.3, "ok": True}) == "20 % to spare"
     assert margin({"name": "error", "value": 2.5, "limit": 2.0, "ok": True}) == "beyond, but excused"
+    assert margin({"name": "rate", "value": 0.25, "limit": 0.5, "ok": False}) == "50 % beyond"
     assert margin({"name": "recording", "value": 30, "limit": 10, "ok": False}) == "failed for another reason"
     assert margin({"value": 3.0, "limit": 0.0, "ok": False}) == "3.00 beyond"
     assert margin({"value": 30.0, "limit": 2.0, "ok": False}) == "15.0 times the limit"

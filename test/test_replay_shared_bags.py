@@ -185,7 +185,7 @@ def edited(source: str, folder: Path, change: Callable[[dict[str, Any]], None]) 
 def test_real_robots_are_replayed(case: Case, replayed: Callable[[str], Result]) -> None:
     result = replayed(case.bag)
     found = result.metrics
-    assert result.code == 1 and found["verdict"] == "bad" and found["reasons"]  # an untrained policy is never good
+    assert result.code == 1 and found["verdict"] in ("bad", "unjudged") and found["reasons"]  # untrained: never good
     robot = load_robot(ROBOTS / f"{case.robot}.yaml")
     states, period_s = rows_of_states(case, robot.joint_state_topic), 1 / found["settings"]["command.rate_hz"]
     assert found["duration_s"] == pytest.approx((states[-1] - states[0]) / 1e9, abs=3 * period_s)

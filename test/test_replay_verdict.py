@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from replay_made_up import HORIZON, MadeUp, figures, play, swing
 
 from flow_policy_ros import resources
 from flow_policy_ros.evaluation.replay.metrics import Metrics
-from flow_policy_ros.evaluation.replay.verdict import DEFAULTS, judge
+from flow_policy_ros.evaluation.replay.thresholds import DEFAULTS, Thresholds, limits_of
+from flow_policy_ros.evaluation.replay.verdict import judge
 from flow_policy_ros.policy.normaliser import Normaliser
 from flow_policy_ros.safety.guard import Fault, GuardState
 
 NAMES = [
-    "recording", "joint_order", "lag", "frozen", "features", "noise", "error", "faults", "limits", "stale", "stagnation", "seam",
-    "jerk",
+    "recording", "joint_order", "lag", "frozen", "features", "noise", "error", "worst_second", "still_joints", "faults", "limits",
+    "stale", "rate", "stagnation", "seam", "jerk",
 ]  # fmt: skip
 
 
@@ -32,7 +33,11 @@ def failed(result: dict[str, Any]) -> list[str]:
 
 
 def sentence(result: dict[str, Any], name: str) -> str:
-    return next(check["sentence"] for check in result["checks"] if check["name"] == name)
+    return str(checked(result, name)["sentence"])
+
+
+def checked(result: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(check for check in result["checks"] if check["name"] == name)
 
 
 # --- on motions made up
@@ -78,7 +83,7 @@ def test_chunks_that_contradict_each_other_are_noise():
     sign = iter(np.tile([1.0, -1.0], 1000))
     result = figures(MadeUp(predicted=lambda t: swing(t) + 0.4 * next(sign)))
     assert failed(result) == ["noise"]
-    assert "one chunk and the next differ by 0.8" in sentence(result, "noise")
+    assert "one chunk and the next differ by 0.8" in sentence(result, "noise") and " rad (m) at " in sentence(result, "noise")
 
 
 def test_a_policy_that_never_samples_is_bad_for_its_inputs():
@@ -88,19 +93,26 @@ def test_a_policy_that_never_samples_is_bad_for_its_inputs():
 
 
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("what", "words", "figures_of"),
     [
-        (MadeUp(recorded_until=-1.0), "it holds no commands"),
-        (MadeUp(recorded=lambda t: np.zeros((*np.shape(t), 3))), "none of its 3 commanded joints moves"),
-        (MadeUp(seconds=0.5), "it lasts 0.49 s"),
-        (MadeUp(recorded_until=0.1), "only 3 chunks meet recorded commands"),
-        (MadeUp(state=GuardState.HOLDING), "followed in 0% of the ticks"),
+        (MadeUp(recorded_until=-1.0), "it holds no commands", (0.0, 1.0)),
+        (MadeUp(recorded=lambda t: np.zeros((*np.shape(t), 3))), "none of its 3 commanded joints moves", (0.0, 1.0)),
+        (MadeUp(seconds=0.5), "it lasts 0.49 s", (0.49, 1.0)),
+        (MadeUp(recorded_until=0.1), "only 3 chunks meet recorded commands", (3.0, 10.0)),
+        (MadeUp(state=GuardState.HOLDING), "followed in 0% of the ticks", (0.0, 0.5)),
     ],
 )
-def test_a_recording_that_tells_nothing_is_not_silently_good(what: MadeUp, words: str):
+def test_a_recording_that_tells_nothing_is_not_silently_good(what: MadeUp, words: str, figures_of: tuple[float, float]):
     result = figures(what)
-    assert "recording" in failed(result)
-    assert words in sentence(result, "recording")
+    assert (result["verdict"], failed(result)) == ("unjudged", ["recording"])
+    assert words in sentence(result, "recording") and "cannot be judged: " in result["reasons"][0]
+    check = checked(result, "recording")
+    assert check["value"] < check["limit"] and (check["value"], check["limit"]) == figures_of
+
+
+def test_a_fault_beside_a_recording_that_tells_nothing_is_bad():
+    silent = figures(MadeUp(recorded_until=-1.0, limited=(1,)))
+    assert (silent["verdict"], failed(silent)) == ("bad", ["recording", "limits"])
 
 
 def test_joints_that_stand_still_or_have_no_commands_are_said_not_to_be_judged():
@@ -113,6 +125,70 @@ def test_joints_that_stand_still_or_have_no_commands_are_said_not_to_be_judged()
     unknown = figures(MadeUp(recorded_names=("other", "slow")))
     assert unknown["verdict"] == "good"
     assert "no commands for them: fast" in sentence(unknown, "recording")
+
+
+def test_a_still_joint_that_is_driven_is_bad():
+    def partly(t: np.ndarray) -> np.ndarray:
+        return swing(t) * np.array([1.0, 0.0, 1.0])
+
+    for away, bad in ((0.15, []), (0.25, ["still_joints"]), (1.5, ["still_joints"])):
+        result = figures(MadeUp(recorded=partly, predicted=lambda t, away=away: partly(t) + away * np.array([0.0, 1.0, 0.0])))
+        assert failed(result) == bad
+    assert "fast, which stands still in the recording, is driven 1.5 rad" in sentence(result, "still_joints")
+
+
+def after(t: np.ndarray, begin: float, end: float) -> np.ndarray:
+    return ((np.asarray(t) > begin) & (np.asarray(t) < end))[..., None] * 1.0
+
+
+def test_a_short_failure_in_a_long_recording_is_bad():
+    """Three seconds of 30: means over all hide them."""
+    astray = figures(MadeUp(seconds=30.0, predicted=lambda t: swing(t) + 1.2 * after(t, 20.0, 23.0)))
+    assert (failed(astray), astray["error_share"] < DEFAULTS.error_share) == (["worst_second"], True)
+    one = figures(MadeUp(seconds=30.0, predicted=lambda t: swing(t) + 2.5 * after(t, 20.0, 23.0) * np.array([0.0, 1.0, 0.0])))
+    assert failed(one) == ["worst_second"]
+    assert "fast is off by 2." in sentence(one, "worst_second")
+    still = figures(MadeUp(seconds=30.0, commanded=lambda t: swing(np.where((t > 20.0) & (t < 23.0), 20.0, t))))
+    assert "stagnation" in failed(still)
+    assert still["stagnation"]["fraction"] < DEFAULTS.stagnation
+    assert "s of it while the recorded robot moves" in sentence(still, "stagnation")
+
+
+def test_tremor_of_the_recording_does_not_hide_swings_of_the_policy():
+    generator = np.random.default_rng(5)
+
+    def shaky(t: np.ndarray) -> np.ndarray:
+        return swing(t) + 0.003 * generator.standard_normal((*np.shape(t), 3))
+
+    def swung(t: np.ndarray) -> np.ndarray:
+        return swing(t) + after(t, 10.0, 12.0) * np.sin(2 * np.pi * 2.0 * np.asarray(t))[..., None]
+
+    assert figures(MadeUp(seconds=15.0, recorded=shaky, predicted=swing, commanded=swing))["verdict"] == "good"
+    result = figures(MadeUp(seconds=15.0, recorded=shaky, predicted=swing, commanded=swung))
+    assert failed(result) == ["jerk"]
+    assert result["jerk_ratio"] < 1.0 < DEFAULTS.jerk_slow < result["jerk_slow"]["worst"]
+
+
+def test_what_could_not_be_measured_or_was_refused_is_not_good():
+    result = figures(MadeUp())
+    for given, words in (
+        ({"lag_s": None}, "joints move, but lag could not be measured"),
+        ({"jerk_ratio": None}, "joints move, but jerk could not be measured"),
+        ({"recorded_refused": 60}, "10% of its commands have stamps that go back"),
+    ):
+        verdict = judge({**result, **given})
+        assert verdict.word == "unjudged"
+        assert words in verdict.reasons[0]
+    assert judge({**result, "recorded_refused": 6}).word == "good"
+
+
+def test_a_short_recording_is_not_judged_for_stagnation_and_a_large_delay_is_named():
+    result = figures(MadeUp())
+    stagnation = {"fraction": 0.5, "longest_s": 0.5, "missed_s": 0.5, "windows": DEFAULTS.windows - 1}
+    assert judge({**result, "stagnation": stagnation}).word == "good"
+    slow = {**result, "stagnation": {**stagnation, "windows": 8}, "injected_ms": {"inference": {"p50": 500.0, "p99": 510.0}}}
+    (reason,) = judge(slow).reasons
+    assert "inference was given 500 ms" in reason
 
 
 def test_a_gap_of_the_recording_is_its_own_fault():
@@ -135,6 +211,49 @@ def test_chunks_that_begin_elsewhere_and_are_no_better_than_holding_are_bad_wher
     ):  # fmt: skip
         given = {**result, "error_total": total, "error_start": start, "error_share": 0.13, "joint_order": order}
         assert [reason.partition(":")[0] for reason in judge(given).reasons] == bad
+
+
+def test_an_error_above_that_of_holding_still_passes_and_says_so():
+    result = figures(MadeUp())
+    for total, share, said in ((0.9, 0.3, False), (1.5, 0.9, True), (5.0, 0.01, True)):
+        judged = judge({**result, "error_total": total, "error_share": share}).to_json()
+        assert judged["verdict"] == "good"
+        assert ("passed, worse than holding still" in sentence(judged, "error")) is said
+
+
+def test_a_lag_that_no_shift_explains_is_not_called_one():
+    result = figures(MadeUp())
+    for lag, gain, value, words in (
+        (0.5, 0.97, None, "no shift fits clearly better (best: 500 ms late, which leaves 97% of the squared error)"),
+        (-0.3, 0.61, None, "best: 300 ms early"), (0.03, 0.97, 0.03, "best 30 ms late"), (0.5, 0.5, 0.5, "chunks are 500 ms late"),
+    ):  # fmt: skip
+        judged = judge({**result, "lag_s": lag, "lag_gain": gain}).to_json()
+        assert checked(judged, "lag")["value"] == value and words in sentence(judged, "lag")
+        assert checked(judged, "lag")["ok"] is (gain > 0.6 or abs(lag) < 0.06)
+
+
+def test_too_few_chunks_per_second_are_bad_unless_inference_was_slowed_on_purpose():
+    result = figures(MadeUp())
+    assert "not judged" in sentence(result, "rate")  # nothing says how many were asked for
+    settings = {"latency": "busy.json", "latency_measured_on": "a laptop", "inject": "drop-chunks=0.1"}
+    slow = {
+        **result, "chunks_per_s": {"wanted": 25.0, "got": 8.0}, "settings": settings,
+        "injected_ms": {"inference": {"p50": 112.0, "p99": 420.0, "max": 500.0}},
+    }  # fmt: skip
+    judged = judge(slow).to_json()
+    assert (judged["verdict"], failed(judged)) == ("bad", ["rate"])
+    assert (checked(judged, "rate")["value"], checked(judged, "rate")["limit"]) == (8 / 25, 0.5)
+    for word in ("8 chunks per second", "25 were asked for", "112 ms", "420 ms", "busy.json", "a laptop", "--inject drop"):
+        assert word in sentence(judged, "rate")
+    assert judge({**slow, "chunks_per_s": {"wanted": 25.0, "got": 12.5}}).reasons == ()
+    slowed = judge({**slow, "settings": {**settings, "inject": "delay=0.12,drop-chunks=0.1"}}).to_json()
+    assert slowed["verdict"] == "good" and "slowed on purpose" in sentence(slowed, "rate")
+
+
+def test_every_limit_has_a_reason_and_a_check():
+    named = [name for check in NAMES for name, _, reason in limits_of(check) if len(reason) > 30]
+    assert sorted(named) == sorted(one.name for one in fields(Thresholds))
+    assert limits_of("frozen")[0][:2] == ("frozen", DEFAULTS.frozen)
 
 
 def test_limits_are_judged_beside_what_the_recording_breaks():

@@ -166,6 +166,8 @@ REFUSED = {
     "misspelt fallback": ({"fallback": {"accelaration": 1.0}}, "robot.fallback: unknown keys ['accelaration']"),
     "fallback of zero": ({"fallback": {"velocity": 0}}, "fallback.velocity is 0"),
     "endless acceleration": ({"fallback": {"acceleration": float("inf")}}, "fallback.acceleration is inf"),
+    "a fallback alone": ({"urdf": None, "joints": ["a"], "limits": {"a": {}}, "fallback": {**FALLBACK, "velocity": 2.0}},
+                         "'position' is missing for a (robot.limits has none): give robot.limits.JOINT.position"),
     "position as fallback": ({"fallback": {"position": [0, 1]}}, "unknown keys ['position']"),
     "negative jerk": ({"limits": {"lift": {"jerk": -1.0}}}, "limits.lift.jerk is -1.0"),
     "NaN tracking": ({"limits": {"lift": {"tracking": float("nan")}}}, "limits.lift.tracking is nan"),

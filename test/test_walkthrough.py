@@ -40,10 +40,10 @@ def test_the_walk_through(root: Path, tmp_path: Path) -> None:
 
     contract = json.loads((tmp_path / "policy" / "contract.json").read_text())
     assert [stream["name"] for stream in contract["streams"]] == ["objects"] and len(contract["joints"]) == 28
-    replayed = json.loads((tmp_path / "replayed" / "metrics.json").read_text())
+    replayed = json.loads((tmp_path / "replayed_door" / "metrics.json").read_text())
     assert len(replayed["bags"]) == 2
     for name, figures in replayed["bags"].items():
         assert figures["chunks"] > 20 and figures["verdict"] in ("good", "bad"), figures["problems"]
-        assert (tmp_path / "replayed" / name / "report.html").is_file()
+        assert (tmp_path / "replayed_door" / name / "report.html").is_file()
         assert all(error is not None for error in figures["error"].values())
     assert json.loads((tmp_path / "evaluated.json").read_text())["episodes"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,12 +37,14 @@ class Arguments:
     """So many recordings at a time, in processes of their own."""
     max_gap: float = 1.0
     """Seconds without a joint state, or without an image of a camera, after which a recording is cut into episodes."""
+    command_gap: float = 0.5
+    """Commands further apart, in s, belong to different motions (as with train --max-gap): nothing in between is converted."""
     stamps: Literal["header", "receive"] = "header"
     """Which stamps are an input's: its header's, or, where clocks disagree, those of its receipt."""
     task: str = ""
     """The task in words; default: what the recording says, else the robot's name."""
     json: Path | None = None
-    """Write the figures to this file too."""
+    """Write the figures to this file."""
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +61,7 @@ def convert(arguments: Arguments) -> int:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from flow_policy_ros import resources
-    from flow_policy_ros.cli.outputs import print_json, require_file
+    from flow_policy_ros.cli.outputs import require_file
     from flow_policy_ros.data.lerobot import convert as conversion
     from flow_policy_ros.data.lerobot.sources import Rules
     from flow_policy_ros.vision.decode import decode
@@ -67,7 +70,7 @@ def convert(arguments: Arguments) -> int:
     check(arguments)
     robot = resources.robot_file(arguments.robot)
     units, fps = conversion.plan(arguments.sources, arguments.fps)
-    rules = Rules(fps, arguments.max_gap, arguments.stamps, arguments.task)
+    rules = Rules(fps, arguments.max_gap, arguments.stamps, arguments.task, arguments.command_gap)
     wanted = conversion.Conversion(robot, arguments.out, arguments.to, rules, arguments.images, arguments.jobs)
     console = Console(stderr=True)
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -76,11 +79,37 @@ def convert(arguments: Arguments) -> int:
         summary = conversion.convert(
             units, wanted, decode, lambda done, everything: progress.update(bar, completed=done, total=everything)
         )
-    for source in summary["sources"]:
-        for problem in source["problems"]:
-            console.print(f"{source['source']}: {problem}", markup=False, highlight=False, soft_wrap=True)
-    print_json(figures(summary), arguments.json)
+    for line in said(summary):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print(outcome(summary))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures(summary), indent=1) + "\n")
     return int(any(source["episodes"] == 0 for source in summary["sources"]))
+
+
+def said(summary: dict[str, Any]) -> list[str]:
+    """What was lost and what is to be noted, a line each; what is equal of many recordings is said once."""
+    lines = []
+    for kind, prefix in (("problems", ""), ("notes", "note: ")):
+        of: dict[str, list[str]] = {}
+        for source in summary["sources"]:
+            for text in source[kind]:
+                of.setdefault(text, []).append(source["source"])
+        for text, names in of.items():
+            others = f" and {len(names) - 1} other{'s' * (len(names) > 2)}" if len(names) > 1 else ""
+            lines.append(f"{prefix}{names[0]}{others}: {text}")
+    return lines
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """What there is now, in a line."""
+    cameras = [f"camera {name} {width}×{height}" for name, (height, width) in summary["cameras"].items()]
+    parts = [
+        f"{summary['episodes']} episode{'s' * (summary['episodes'] != 1)}", f"{summary['frames']} frames at {summary['fps']} Hz",
+        f"{summary['joints']} joints", *cameras,
+    ]  # fmt: skip
+    again = ", made before" if summary.get("already") else ""
+    return f"{', '.join(parts)}, in {summary['out']} ({summary['out_mb']:.1f} MB){again}"
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +131,8 @@ def check(arguments: Arguments) -> None:
         raise ValueError(f"--fps {arguments.fps}: expected 1 to 1000 Hz.")
     if not (math.isfinite(arguments.max_gap) and arguments.max_gap > 0):
         raise ValueError(f"--max-gap {arguments.max_gap}: expected seconds above zero.")
+    if not (math.isfinite(arguments.command_gap) and arguments.command_gap > 0):
+        raise ValueError(f"--command-gap {arguments.command_gap}: expected seconds above zero.")
     if not 1 <= arguments.jobs <= 256:
         raise ValueError(f"--jobs {arguments.jobs}: expected 1 to 256 processes.")
     inside = [source for source in arguments.sources if source.resolve() == arguments.out.resolve()]

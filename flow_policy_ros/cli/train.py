@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
         arguments = tyro.cli(Arguments, args=argv, prog="flow_policy train")
         require_file("--json", arguments.json)
         result = train(arguments.config, shlex.join(["flow_policy", "train", *argv]))
+    except BrokenPipeError:  # of the reader of our output, not of what is read here
+        raise
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -277,6 +277,8 @@ class BagEvents:
             if topic is not None:
                 wrong = wrong or f"topic {topic} is {self._bag.topics[topic].type}, expected {' or '.join(types)}."
         alike = [topic.name for topic in self._bag.topics.values() if topic.type in types and topic.count]
+        if types is m.IMAGES:  # features travel as images, but no camera takes them
+            alike = [name for name in alike if not name.strip("/").startswith("features/")]
         hint = f"; topics of that type: {', '.join(alike)}" if alike else ""
         self._missing.append(f"{key}: {wrong or f'topic {names[-1]} is not in the recording{hint}.'}")
         return None

@@ -5,6 +5,7 @@ What messages mean is ``bag_events``'; the tables and their use are ``recording`
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ from flow_policy_ros.data.bag_events import (
     ImageEvent,
     JointStateEvent,
 )
+from flow_policy_ros.data.bag_messages import IMAGE
+from flow_policy_ros.data.bags.bag import Bag
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.bags.rosbag2_folder import METADATA, is_recording
 from flow_policy_ros.data.episodes import EpisodeError
@@ -35,6 +38,7 @@ from flow_policy_ros.runtime.types import Features, FloatArray
 PAUSE_S = 1.0
 """Joint states come at the control rate. After so long a silence, or so far a jump back of their stamps (a simulator that was
 reset), a new recording begins, as a robot would have been reset."""
+_FEATURES = re.compile(r"/?features/([A-Za-z0-9_]+)")
 MOST_REASONS = 32
 """Different complaints that are kept of one bag."""
 
@@ -174,6 +178,12 @@ def bags_in(path: Path) -> list[Path]:
     if any(entry.is_dir() and _is_bag(entry) for entry in entries):
         return [entry for entry in entries if _is_bag(entry)]
     return [path] if _is_bag(path) else []
+
+
+def recorded_streams(bag: Bag) -> list[str]:
+    """The feature streams that a bag holds, by name."""
+    images = (topic.name for topic in bag.topics.values() if topic.type == IMAGE and topic.count != 0)
+    return sorted(found[1] for name in images if (found := _FEATURES.fullmatch(name)))
 
 
 def noted_success(bag: Path) -> bool | None:

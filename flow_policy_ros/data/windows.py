@@ -100,6 +100,15 @@ class Windows:
         self._chunks = ChunkTable(tables, columns, horizon, chunk_dt_ns, max_gap_s)
         seen = [_anchors(table, ages.joint_state_s) for table in tables]
         self._usable = np.concatenate(seen) & self._chunks.commanded
+        newest = np.concatenate([_anchors(table, math.inf) for table in tables])
+        outside = np.concatenate([_outside(table) for table in tables])
+        self._unfit = (  # why joint states are no samples, whatever the streams show; the first reason that holds counts
+            ("a newer joint state had been received", ~newest),
+            (f"the joint state is older than {ages.joint_state_s:g} s (--joint-state-max-age)", ~np.concatenate(seen)),
+            ("they lie before the first command or after the last", outside),
+            (f"commands pause longer than {max_gap_s:g} s (--max-gap)", ~self._chunks.commanded),
+        )
+        self._period_s = np.concatenate([np.full(len(t.stamps), t.seconds / len(t.stamps)) for t in tables])
         self._history = _history(tables, self.history_ns)
         found = {name: [_stream(table, name, self.streams[name]) for table in tables] for name in streams}
         self._arrivals = {name: [Arrivals(s.stamps, s.received) for s in parts] for name, parts in found.items()}
@@ -118,6 +127,20 @@ class Windows:
             rows[name] = self._visible(name, delays)
         seen = np.all([self._usable, *(row >= 0 for row in rows.values())], axis=0)
         return Samples(np.arange(len(self._position), dtype=np.int64), rows).take(np.flatnonzero(seen))
+
+    def left_out(self, samples: Samples) -> dict[str, int]:
+        """How many joint states are not among ``samples``, all that there are, by the reason why; each is counted once."""
+        left, reasons = np.ones(len(self._position), dtype=bool), {}
+        left[samples.ticks] = False
+        unseen = "there are not yet features of every stream, or too old ones (--delay-max, --features-max-age)"
+        for reason, holds in (*self._unfit, (unseen, left.copy())):
+            reasons[reason] = int(np.count_nonzero(left & holds))
+            left &= ~holds
+        return {reason: count for reason, count in reasons.items() if count}
+
+    def seconds(self, samples: Samples) -> float:
+        """How long the samples last together, each until the next joint state, s."""
+        return float(self._period_s[samples.ticks].sum())
 
     def gather(self, samples: Samples) -> Batch:
         """The samples' arrays."""
@@ -144,6 +167,13 @@ class Windows:
             tick += len(received)
             first += len(arrivals.stamps)
         return found
+
+
+def _outside(table: Recording) -> NDArray[np.bool_]:
+    """Whether each joint state is from before the first command or after the last."""
+    if not len(table.command_stamps):
+        return np.ones(len(table.stamps), dtype=bool)
+    return (table.stamps < table.command_stamps[0]) | (table.stamps > table.command_stamps[-1])
 
 
 def _anchors(table: Recording, max_age_s: float) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ what a codec does is ``policy.codec``'s; the maths of a loss is ``policy.flow_mo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,14 @@ from flow_policy_ros.policy.action_space import make_action_space
 from flow_policy_ros.policy.codec import Codec, network_shape, raw_observation
 from flow_policy_ros.policy.normaliser import Normaliser
 from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.training.config import TrainConfig, TrainError
 from flow_policy_ros.training.sources import Source, read_sources
 
 SELECTABLE = "detections"
 """The stream whose tokens have names: the classes of its detector."""
+STILL = 1e-6
+"""Commands that differ by no more, in rad or m, are the same."""
 GATHERED = 16384
 """Samples whose statistics are taken at a time."""
 
@@ -121,7 +125,10 @@ def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> Tra
         "episodes": len(recordings),
         "held_out": sum(part.held for part in parts),
         "successes": sum(recording.success is True for recording in recordings),
+        "success_noted": sum(recording.success is not None for recording in recordings),
         "samples": sum(len(part.drawn.ticks) for part in parts),
+        "left_out": _left_out(parts),
+        "seconds_used": round(sum(part.train.seconds(part.drawn) for part in parts), 1),
         "seconds": round(sum(recording.seconds for recording in recordings), 1),
     }
     checked = [part for part in parts if part.held_out is not None]
@@ -131,6 +138,27 @@ def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> Tra
         tuple(codecs),
         summary,
     )
+
+
+def _left_out(parts: Sequence[_Part]) -> dict[str, int]:
+    """Joint states of the training part that are no samples, by reason."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.train.left_out(part.drawn).items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} because {reason}" for reason, count in reasons.items())
+
+
+def samples_described(summary: dict[str, Any]) -> str:
+    """How many samples the joint states to train on gave, and why not more."""
+    samples, reasons = summary["samples"], summary["left_out"]
+    left = sum(reasons.values())
+    why = next(iter(reasons)) if len(reasons) == 1 else _counted(reasons)
+    return f"{samples} samples from {samples + left} joint states" + (f"; {left} left out: {why}" if left else "")
 
 
 def _mixture(parts: Sequence[_Part], windows: Sequence[Windows], names: Sequence[str]) -> Mixture:
@@ -156,8 +184,8 @@ def _part(source: Source, config: TrainConfig, joints: tuple[str, ...]) -> _Part
     drawn = train.samples(config.seed, 0)
     if len(drawn.ticks) == 0:
         raise TrainError(
-            f"no tick of {source.path} has features of every stream {config.streams}; check --delay-max. In a bag, commands beside "
-            "the joint states and fresh inputs are needed too: see flow_policy inspect, --joint-state-max-age, --features-max-age."
+            f"no tick of {source.path} can be learned from: {_counted(train.left_out(drawn))}. "
+            "`flow_policy inspect` says more."
         )
     return _Part(source, train, held_out if held_out and len(held_out.samples(0, 0).ticks) else None, len(split[1]), drawn)
 
@@ -234,12 +262,16 @@ def _fitted(contract: Contract, robot: Sequence[_Part], config: TrainConfig, sha
     """The codec with the statistics of all samples drawn, each counted once whatever the weights."""
     transform = make_action_space(config.action_space, contract)
     observed, learned = StatisticsBuilder(), StatisticsBuilder()
+    least, most = np.full(len(contract.action_joints), np.inf), np.full(len(contract.action_joints), -np.inf)
     for part in robot:
         for start in range(0, len(part.drawn.ticks), GATHERED):
             batch = part.train.gather(part.drawn.take(slice(start, start + GATHERED)))
             position, features, history = _raw(batch)
+            told = batch.actions[batch.mask]
+            least, most = np.minimum(least, told.min(axis=0)), np.maximum(most, told.max(axis=0))
             observed.add(raw_observation(contract, position, features, history).numpy())
             learned.add(transform.encode(torch.from_numpy(batch.actions), position)[torch.from_numpy(batch.mask)].numpy())
+    _check_motion(contract, most - least, [str(part.source.path) for part in robot])
     return Codec(
         contract,
         Normaliser.fit(observed.result(), config.normalisation),
@@ -248,6 +280,22 @@ def _fitted(contract: Contract, robot: Sequence[_Part], config: TrainConfig, sha
         shape,
         number,
     )
+
+
+def _check_motion(contract: Contract, ranges: FloatArray, paths: Sequence[str]) -> None:
+    """Warn of joints whose commands never change, by their ``ranges`` (A,) in rad or m; raises ``TrainError`` if that is all."""
+    still = [joint for joint, span in zip(contract.action_joints, ranges, strict=True) if span <= STILL]
+    if len(still) == len(ranges):
+        raise TrainError(
+            f"there is nothing to learn in {', '.join(paths)}: over all samples the command is one and the same, for every joint "
+            f"({', '.join(still)}). See with `flow_policy inspect` which topic moved the robot, and name it in the robot file "
+            "(robot.recorded.command_topic), or record the robot in motion."
+        )
+    if still:
+        print(
+            f"warning: {', '.join(paths)}: the commands of {', '.join(still)} never change; the policy will command what they are.",
+            file=sys.stderr,
+        )
 
 
 def _check_contracts(contracts: Sequence[Contract], codecs: Sequence[Codec]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flow_policy_ros.policy.checkpoint import Checkpoint
 from flow_policy_ros.policy.codec import Codec
 from flow_policy_ros.runtime.contract import StreamContract
@@ -15,8 +17,8 @@ def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
     return f"""# Flow policy for {", ".join(codec.contract.robot for codec in checkpoint.codecs)}
 
 {policy_described(checkpoint)}
-* Data: {data["episodes"]} episodes of {", ".join(data["tasks"])} ({data["successes"]} successful, {data["seconds"]} s),
-  {data["held_out"]} held out, {data["samples"]} training samples.
+* Data: {data["episodes"]} episodes of {", ".join(data["tasks"])} ({_success(data)}; {data["seconds"]} s),
+  {data["held_out"]} held out; {data["samples"]} training samples, {data["seconds_used"]} s.
 * Trained for {training["steps"]} of {training["config"]["steps"]} steps; the weights are their exponential average.
 * Validation on the held-out episodes: {measured} (loss on normalised velocities; chunk_rmse in rad or m, 10 steps).
 
@@ -26,6 +28,14 @@ Trained with
 {command or "train(TrainConfig(...)) as in config.json"}
 ```
 """
+
+
+def _success(data: dict[str, Any]) -> str:
+    """What is known of the success of the recordings."""
+    noted, count = data["success_noted"], data["episodes"]
+    if not noted:
+        return "success not noted"
+    return f"{data['successes']} successful" + (f" of {noted}, of the others it is not noted" if noted < count else "")
 
 
 def student_readme(checkpoint: Checkpoint, command: str) -> str:

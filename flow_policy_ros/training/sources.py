@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flow_policy_ros.data.bag_recording import bags_in, read_recording
+from flow_policy_ros.data.bag_recording import bags_in, read_recording, recorded_streams
 from flow_policy_ros.data.bags.bag import BagError
+from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.episodes import EpisodeError, load_extractors, no_episodes
 from flow_policy_ros.data.lerobot.read import is_dataset
 from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
@@ -63,6 +64,7 @@ def read_sources(config: TrainConfig) -> list[Source]:
             recordings = read_recordings(path)
         else:
             raise no_episodes(path)
+        _require_streams(path, recordings, path in bags, path in datasets, config)
         read.append(_source(path, weight, recordings, robots, config))
     return read
 
@@ -100,6 +102,35 @@ def _bags(path: Path, robot: Robot, config: TrainConfig) -> list[Recording]:
     if not recordings:
         raise EpisodeError(f"none of the {len(bags)} bags in {path} can be used; see the warnings, and `flow_policy inspect`.")
     return recordings
+
+
+def _require_streams(path: Path, recordings: Sequence[Recording], bags: bool, dataset: bool, config: TrainConfig) -> None:
+    """Raise ``TrainError`` with the way out where a recording lacks a stream that is to be observed."""
+    lacking = [(recording, name) for recording in recordings for name in config.streams if name not in recording.streams]
+    if not lacking:
+        return
+    recording, name = lacking[0]
+    known = _streams_of_bag(Path(recording.source)) if bags else sorted(recording.streams)
+    if known:
+        raise TrainError(
+            f"{recording.source} has no feature stream '{name}', only {known}. Name one of these with --streams, or compute the "
+            "features first (flow_policy featurize)."
+        )
+    robot = f" --robot {config.robot[0]}" if len(config.robot) == 1 else " --robot ROBOT" if bags or dataset else ""
+    first = f"flow_policy convert {path}{robot} --to bag --out bags` and `" if dataset else ""
+    raise TrainError(
+        f"{recording.source} has no feature streams. Train on joint states alone with `--streams` (no names), or run "
+        f"`{first}flow_policy featurize --episodes {'bags' if dataset else path}{robot} --out features` first, and train on "
+        "--data features."
+    )
+
+
+def _streams_of_bag(path: Path) -> list[str]:
+    bag = open_bag(path)
+    try:
+        return recorded_streams(bag)
+    finally:
+        bag.close()
 
 
 def _ages(recording: Recording, robot: Robot | None, config: TrainConfig) -> Ages:

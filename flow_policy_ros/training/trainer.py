@@ -12,7 +12,7 @@ from flow_policy_ros.policy.checkpoint import Checkpoint, save_checkpoint
 from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import TrainConfig
-from flow_policy_ros.training.data import TrainingData, load_training_data
+from flow_policy_ros.training.data import TrainingData, load_training_data, samples_described
 from flow_policy_ros.training.loop import Loop, LossArguments, Share, TrainResult, keyed, refuse_overwriting
 from flow_policy_ros.training.readme import checkpoint_readme
 from flow_policy_ros.training.validation import validate
@@ -26,7 +26,9 @@ def train(config: TrainConfig, command: str = "", interrupted: Callable[[], bool
     """
     refuse_overwriting(config)
     torch.set_num_threads(config.threads)
-    return Loop(config, FlowMatching(config, command, load_training_data(config))).run(interrupted)
+    data = load_training_data(config)
+    print(samples_described(data.summary), flush=True)
+    return Loop(config, FlowMatching(config, command, data)).run(interrupted)
 
 
 class FlowMatching:

@@ -25,8 +25,9 @@ from typing import Any, Literal
 import av
 import pyarrow as pa
 
-from flow_policy_ros.data.lerobot.frames import DatasetError
-from flow_policy_ros.data.lerobot.layout import V21, V30
+from flow_policy_ros.data.lerobot.frames import NOTE, DatasetError
+from flow_policy_ros.data.lerobot.layout import IMAGES, V21, V30
+from flow_policy_ros.data.lerobot.read import open_dataset
 from flow_policy_ros.data.lerobot.sinks import BagSink, DatasetSink, NpzSink, Sink
 from flow_policy_ros.data.lerobot.sources import Rules, Unit, find_units, natural_fps, read_unit
 from flow_policy_ros.data.lerobot.staging import Decode, StagedEpisode
@@ -36,7 +37,7 @@ from flow_policy_ros.runtime.robot import load_robot
 Target = Literal["lerobot-v3", "lerobot-v2.1", "bag", "episodes"]
 VERSIONS = {"lerobot-v3": V30, "lerobot-v2.1": V21}
 WORK, SUMMARY, UNIT = ".conversion", "conversion.json", "unit.json"
-FORMAT = 1
+FORMAT = 2
 POLL_S = 0.2
 
 Show = Callable[[float, float], None]
@@ -61,11 +62,19 @@ class Conversion:
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What became of one recording: ``episodes`` as (name, frames)."""
+    """What became of one recording: ``episodes`` as (name, frames), and what is to be said of it, notes among the ``problems``."""
 
     source: str
     episodes: tuple[tuple[str, int], ...]
     problems: tuple[str, ...]
+
+    def real_problems(self) -> list[str]:
+        """What was lost."""
+        return [text for text in self.problems if not text.startswith(NOTE)]
+
+    def notes(self) -> list[str]:
+        """What tells of no loss."""
+        return [text.removeprefix(NOTE) for text in self.problems if text.startswith(NOTE)]
 
 
 def plan(sources: Sequence[Path], fps: int | None) -> tuple[list[Unit], int]:
@@ -92,14 +101,15 @@ def convert(units: Sequence[Unit], conversion: Conversion, decode: Decode, show:
             reports = _assemble(reports, folders, conversion)
         frames = [count for report in reports for _, count in report.episodes]
         if not frames:
-            reasons = " ".join(f"{report.source}: {' '.join(report.problems[:3]) or 'no frames.'}" for report in reports[:5])
+            reasons = " ".join(f"{report.source}: {' '.join(report.real_problems()[:3]) or 'no frames.'}" for report in reports[:5])
             raise DatasetError(f"no episode could be made. {reasons}")
         size, wall = sum(unit.size for unit in units) / 1e6, time.monotonic() - began
         summary = {
             "to": conversion.to, "out": str(out), "fps": conversion.rules.fps, "episodes": len(frames), "frames": sum(frames),
+            "joints": len(load_robot(conversion.robot).joints), "cameras": _cameras(conversion), "out_mb": round(_mb(out, work), 3),
             "sources": [{"source": r.source, "episodes": len(r.episodes), "frames": sum(n for _, n in r.episodes),
-                         "problems": list(r.problems)} for r in reports],
-            "problems": sum(len(report.problems) for report in reports),
+                         "problems": r.real_problems(), "notes": r.notes()} for r in reports],
+            "problems": sum(len(report.real_problems()) for report in reports),
             "source_mb": round(size, 3), "wall_s": round(wall, 3), "mb_per_s": round(size / wall, 3), "fingerprint": text,
         }  # fmt: skip
         _replace_text(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -224,13 +234,31 @@ def _assemble(reports: list[UnitReport], folders: Sequence[Path], conversion: Co
     return result
 
 
+def _cameras(conversion: Conversion) -> dict[str, list[int]]:
+    """Height and width (pixels) of a dataset's cameras; bags keep what each image has, episodes have none."""
+    if conversion.to not in VERSIONS:
+        return {}
+    dataset = open_dataset(conversion.out)
+    return {camera: dataset.features[IMAGES + camera]["shape"][:2] for camera in dataset.cameras}
+
+
+def _mb(out: Path, work: Path) -> float:
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and work not in path.parents) / 1e6
+
+
 def _publish(report: UnitReport, folder: Path, conversion: Conversion) -> None:
     """Move finished bags and episode files to where they belong; those that are there already stay."""
     if conversion.to in VERSIONS:
         return
     for name, _ in report.episodes:
-        if (folder / name).exists():
-            os.replace(folder / name, conversion.out / name)
+        if not (folder / name).exists():
+            continue
+        if (conversion.out / name).exists():
+            raise DatasetError(
+                f"{conversion.out / name}, which {report.source} is to become, is there already, of another recording or of this "
+                "one as it was before; it is not replaced. Give a new folder."
+            )
+        os.replace(folder / name, conversion.out / name)
 
 
 @contextmanager

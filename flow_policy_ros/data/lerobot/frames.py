@@ -12,6 +12,9 @@ from flow_policy_ros.runtime.types import EncodedImage
 JOINT_STATE = "joint_state"
 """The key of ``Frame.ages`` that no camera and no stream may have."""
 
+NOTE = "note: "
+"""What a sentence on a recording begins with that tells of no loss."""
+
 
 class DatasetError(ValueError):
     """A dataset, or a recording for one, that cannot be used; the message names the file, what was expected, and the remedy."""

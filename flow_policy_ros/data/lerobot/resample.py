@@ -10,17 +10,20 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_policy_ros.data.bag_events import BagEvent, CommandEvent, FeaturesEvent, ImageEvent, JointStateEvent
+from flow_policy_ros.data.chunk_rows import MAX_GAP_S
 from flow_policy_ros.data.lerobot.frames import JOINT_STATE, Frame, instant
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 
 LATE_COMMAND_NS = 500_000_000
 """A command for a frame's instant is waited for as long as this, by the instants of receipt."""
+COMMAND_GAP = "commands pause for longer than {gap:g} s, or end before the joint states (--command-gap)"
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,44 @@ class Tally:
         return [f"{topic}: {count} messages not used; the first: {reason}" for topic, (count, reason) in self.found.items()]
 
 
-def resample(events: Iterable[BagEvent], wanted: Wanted, fps: int, max_gap_s: float, problems: list[str]) -> Iterator[Frame]:
+def resample(
+    events: Iterable[BagEvent], wanted: Wanted, fps: int, max_gap_s: float, problems: list[str], command_gap_s: float = MAX_GAP_S
+) -> Iterator[Frame]:
     """Frames of ``events`` at ``fps``, episodes numbered from 0.
 
     An episode begins when everything wanted has been received, and ends where an input other than commands is last received before
-    more than ``max_gap_s`` without, or where the recording ends. What could not be used goes to ``problems`` at the end.
+    more than ``max_gap_s`` without, or where the recording ends. It also ends where commands are more than ``command_gap_s`` apart:
+    no frame lies between two such commands, after the last one or before the first, as no chunk begins there (``chunk_rows``).
+    What could not be used goes to ``problems`` at the end.
     """
-    sampler = _Sampler(wanted, fps, round(max_gap_s * 1e9))
+    sampler = _Sampler(wanted, fps, round(max_gap_s * 1e9), round(command_gap_s * 1e9))
     for event in events:
         yield from sampler.take(event)
     yield from sampler.finish()
     problems += sampler.tally.sentences()
-    if sampler.episode < 0:
+    if sampler.made < 0:
         problems.append(sampler.why_nothing())
+    elif sampler.uncommanded > fps * command_gap_s:  # fewer are the ordinary end of a recording
+        problems.append(f"{sampler.uncommanded} frames are left out: {COMMAND_GAP.format(gap=command_gap_s)}.")
 
 
 class _Sampler:
-    def __init__(self, wanted: Wanted, fps: int, max_gap_ns: int) -> None:
+    def __init__(self, wanted: Wanted, fps: int, max_gap_ns: int, command_gap_ns: int) -> None:
         self.tally = Tally()
-        self.episode = -1
-        self._wanted, self._fps, self._gap = wanted, fps, max_gap_ns
+        self.made = -1  # number of the last episode that a frame was given of
+        self.uncommanded = 0  # frames left out
+        self._episode = -1  # between gaps of inputs other than commands
+        self._given = -1  # the one that the last frame given was in; -1 after a frame that was left out
+        self._wanted, self._fps, self._gap, self._command_gap = wanted, fps, max_gap_ns, command_gap_ns
+        # After so many frames the grid of instants is in whole ns again: from there on an episode has a grid of its own.
+        self._whole = fps // gcd(fps, 1_000_000_000)
         self._inputs = (JOINT_STATE, *wanted.cameras, *wanted.streams)
         self._states, self._commands_order = JointOrder(wanted.joints), JointOrder(wanted.joints)
         self._newest: dict[str, _Newest] = {}
         self._commands: list[tuple[int, int, NDArray[np.float32]]] = []  # ascending (stamp, number)
         self._told = 0
         self._stream_shapes: dict[str, tuple[int, ...]] = {}
-        self._waiting: deque[Frame] = deque()  # for their action
+        self._waiting: deque[tuple[int, Frame]] = deque()  # with their numbers, for their action
         self._start, self._next, self._now = 0, -1, 0  # of the present episode; next is -1 between episodes
 
     def take(self, event: BagEvent) -> Iterator[Frame]:
@@ -90,7 +104,7 @@ class _Sampler:
         self._now = event.received
         self._apply(event)
         if self._next < 0 and self._complete():
-            self.episode += 1
+            self._episode += 1
             self._start, self._next = event.received, 0
         yield from self._ready(event.received)
 
@@ -106,6 +120,8 @@ class _Sampler:
             missing.append("command")
         if missing:
             return f"no frames: nothing usable was received of {', '.join(missing)}."
+        if self.uncommanded:
+            return f"no frames: {COMMAND_GAP.format(gap=self._command_gap / 1e9)}."
         return (
             "no frames: joint states, images, features and commands are never there at the same time; raise --max-gap, or look at "
             "their stamps with flow_policy inspect."
@@ -117,13 +133,13 @@ class _Sampler:
             silent = [name for name in self._inputs if now - self._newest[name].received > self._gap]
             if silent:
                 last = min(self._newest[name].received for name in silent)
-                while self._waiting and self._waiting[-1].stamp > last:
+                while self._waiting and self._waiting[-1][1].stamp > last:
                     self._waiting.pop()  # the robot stood by, and nobody knows what it saw
                 for name in silent:
                     del self._newest[name]  # the next episode begins when it is heard of again
                 self._next = -1
                 return
-            self._waiting.append(self._frame(now))
+            self._waiting.append((self._next, self._frame(now)))
             self._next += 1
             if len(self._waiting) > self._fps:
                 yield from self._ready(now)
@@ -131,7 +147,7 @@ class _Sampler:
     def _frame(self, now: int) -> Frame:
         new = self._newest
         return Frame(
-            episode=self.episode,
+            episode=self._episode,
             stamp=now,
             state=new[JOINT_STATE].value,
             action=new[JOINT_STATE].value,  # until it is known
@@ -143,18 +159,26 @@ class _Sampler:
     def _ready(self, now: int | None) -> Iterator[Frame]:
         """The frames whose action no later message can change, and that are in no gap; ``now`` None: there will be none."""
         while self._waiting:
-            frame = self._waiting[0]
+            number, frame = self._waiting[0]
             place = bisect_right(self._commands, frame.stamp, key=lambda command: command[0])
-            settled = place < len(self._commands) or (now is not None and frame.stamp + LATE_COMMAND_NS < now)
+            settled = place < len(self._commands) or (now is not None and frame.stamp + LATE_COMMAND_NS + self._command_gap < now)
             heard = min((input.received for input in self._newest.values()), default=frame.stamp)
             if now is not None and not (settled and frame.stamp <= heard):
                 return
             self._waiting.popleft()
             del self._commands[: max(place - 1, 0)]
-            if place:
-                yield Frame(
-                    frame.episode, frame.stamp, frame.state, self._commands[0][2], frame.images, frame.features, frame.ages
-                )
+            if not (place and self._in_force(frame.stamp, self._given == frame.episode)):
+                self.uncommanded += 1
+                self._given = -1
+            elif self._given == frame.episode or number % self._whole == 0:
+                self.made += self._given != frame.episode
+                self._given = frame.episode
+                yield Frame(self.made, frame.stamp, frame.state, self._commands[0][2], frame.images, frame.features, frame.ages)
+
+    def _in_force(self, stamp: int, going_on: bool) -> bool:
+        """Whether the first command was obeyed at ``stamp``: the next one came soon enough, or it is the last of an episode's."""
+        first = self._commands[0][0]
+        return (going_on and first == stamp) or (len(self._commands) > 1 and self._commands[1][0] - first <= self._command_gap)
 
     def _complete(self) -> bool:
         return bool(self._commands) and self._commands[0][0] <= self._now and all(name in self._newest for name in self._inputs)

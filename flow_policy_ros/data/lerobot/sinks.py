@@ -21,7 +21,7 @@ from flow_policy_ros.data.bags.rosbag2_writer import Rosbag2Writer
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.data.lerobot.frames import JOINT_STATE, Frame, Notes
 from flow_policy_ros.data.lerobot.layout import Shape, check_names
-from flow_policy_ros.data.lerobot.sources import Unit
+from flow_policy_ros.data.lerobot.sources import Unit, part_name
 from flow_policy_ros.data.lerobot.staging import Decode, EpisodeWriter, png
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import EncodedImage, Features
@@ -102,7 +102,7 @@ class BagSink:
         topics = {camera.name: "/" + camera.topic.strip("/").removesuffix("/compressed") for camera in self.robot.cameras}
         unknown: set[str] = set()
         for number, episode in groupby(frames, key=lambda frame: frame.episode):
-            name = unit.name if number == 0 else f"{unit.name}_{number:02d}"
+            name = part_name(unit, number)
             partial = folder / ".partial"
             shutil.rmtree(partial, ignore_errors=True)
             success = "" if notes.success is None else str(notes.success).lower()
@@ -183,12 +183,12 @@ class NpzSink:
                 streams={name: (np.array(stamps, dtype=np.int64), np.array(rows)) for name, (stamps, rows) in streams.items()},
                 robot=self.robot.name,
             )
-            path = folder / f"{unit.name if number == 0 else f'{unit.name}_{number:02d}'}.npz"
+            path = folder / f"{part_name(unit, number)}.npz"
             made.save(path)
             if notes.success is None:
-                problems.append(f"{path.name}: nobody noted whether it succeeded; it is written as a success.")
+                problems.append("nobody noted whether it succeeded; it is written as a success.")
             if frame.images:
-                problems.append(f"{path.name}: episodes hold no images; those of {', '.join(frame.images)} are left out.")
+                problems.append(f"episodes hold no images; those of {', '.join(frame.images)} are left out.")
             yield Made(path, len(state))
 
 

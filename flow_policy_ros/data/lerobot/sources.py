@@ -17,10 +17,11 @@ import numpy as np
 import yaml
 
 from flow_policy_ros.data.bag_events import BagEvent, BagEvents, CommandEvent, FeaturesEvent, ImageEvent, JointStateEvent
-from flow_policy_ros.data.bag_recording import bags_in, noted_success
+from flow_policy_ros.data.bag_recording import bags_in, noted_success, recorded_streams
 from flow_policy_ros.data.bags.open import open_bag
+from flow_policy_ros.data.chunk_rows import MAX_GAP_S
 from flow_policy_ros.data.episodes import read_npz
-from flow_policy_ros.data.lerobot.frames import JOINT_STATE, DatasetError, Frame, Notes
+from flow_policy_ros.data.lerobot.frames import JOINT_STATE, NOTE, DatasetError, Frame, Notes
 from flow_policy_ros.data.lerobot.layout import INFO
 from flow_policy_ros.data.lerobot.read import Dataset, EpisodeEntry, is_dataset, open_dataset
 from flow_policy_ros.data.lerobot.resample import Wanted, resample
@@ -30,8 +31,7 @@ from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, JointState
 
 BAG_FPS = 30
-IMAGE_TYPES = ("sensor_msgs/msg/Image",)
-_FEATURES = re.compile(r"/?features/([A-Za-z0-9_]+)")
+_PART = re.compile(r"(.+)_[0-9]{2,}")
 _MOTOR_SUFFIX = ".pos"
 """What LeRobot's drivers put behind the name of a motor."""
 
@@ -52,16 +52,19 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rules:
-    """How recordings become frames. ``stamps`` is ``header`` or ``receive``; ``task`` "" means what the recording says."""
+    """How recordings become frames. ``stamps`` is ``header`` or ``receive``; ``task`` "" means what the recording says.
+
+    On a regular grid commands may be as far apart as its instants, whatever ``command_gap_s`` says."""
 
     fps: int
     max_gap_s: float = 1.0
     stamps: Literal["header", "receive"] = "header"
     task: str = ""
+    command_gap_s: float = MAX_GAP_S
 
 
 def find_units(sources: Sequence[Path]) -> list[Unit]:
-    """The recordings in ``sources``, in their order, those of a folder by name; no two have the same name.
+    """The recordings in ``sources``, in their order, those of a folder by name; no two make an episode of the same name.
 
     Raises ``DatasetError`` for a source without any."""
     units: list[Unit] = []
@@ -73,12 +76,33 @@ def find_units(sources: Sequence[Path]) -> list[Unit]:
                 "(*.npz), an episode, or the folder of a LeRobot dataset (meta/info.json)."
             )
         units += found
-    used: dict[str, int] = {}
-    for k, unit in enumerate(units):
-        used[unit.name] = used.get(unit.name, 0) + 1
-        if used[unit.name] > 1:
-            units[k] = replace(unit, name=f"{unit.name}-{used[unit.name]}")
-    return units
+    return _with_names_of_their_own(units)
+
+
+def part_name(unit: Unit, number: int) -> str:
+    """What episode ``number`` of a unit is called where episodes are files."""
+    return unit.name if number == 0 else f"{unit.name}_{number:02d}"
+
+
+def _with_names_of_their_own(units: Sequence[Unit]) -> list[Unit]:
+    """A unit has its name and those of all parts that it may fall into (``part_name``); who comes later is called otherwise."""
+    names: set[str] = set()
+    bases: set[str] = set()  # whose parts' names those are, if they are parts'
+    found = []
+    for unit in units:
+        name, count = unit.name, 1
+        while name in names or name in bases or _base(name) in names:
+            count += 1
+            name = f"{unit.name}-{count}"
+        names.add(name)
+        bases.add(_base(name))
+        found.append(replace(unit, name=name))
+    return found
+
+
+def _base(name: str) -> str:
+    part = _PART.fullmatch(name)
+    return part[1] if part else ""
 
 
 def natural_fps(unit: Unit) -> int:
@@ -104,7 +128,7 @@ def read_unit(unit: Unit, robot: Robot, rules: Rules, problems: list[str], done:
         notes = Notes(unit.name, rules.task or recording.task or robot.name, recording.success, seed)
         wanted = Wanted(robot.joints, streams=tuple(recording.streams))
         events = _watched(recording_events(recording), int(recording.received[0]), int(recording.received[-1]), done)
-        return notes, resample(events, wanted, rules.fps, rules.max_gap_s, problems)
+        return notes, _resampled(events, wanted, rules, problems, recording.tick_ns / 1e9)
     dataset = _dataset(unit.path)
     entry = dataset.episodes[unit.number]
     notes = replace(entry.notes, task=rules.task or entry.notes.task or robot.name)
@@ -167,16 +191,11 @@ def columns(what: str, names: tuple[str, ...], count: int, naming: JointNaming, 
 def _of_bag(unit: Unit, robot: Robot, rules: Rules, problems: list[str], done: Done) -> Iterator[Frame]:
     bag = open_bag(unit.path)
     try:
-        streams = [
-            found[1]
-            for topic in bag.topics.values()
-            if topic.type in IMAGE_TYPES and topic.count != 0 and (found := _FEATURES.fullmatch(topic.name))
-        ]
-        events = BagEvents(bag, robot, stamps=rules.stamps, features=sorted(streams))
+        events = BagEvents(bag, robot, stamps=rules.stamps, features=recorded_streams(bag))
         cameras = tuple(name for name, topic in events.cameras.items() if bag.topics[topic].count != 0)
         wanted = Wanted(robot.joints, cameras, tuple(events.streams))
-        yield from resample(_watched(events, bag.start, bag.end, done), wanted, rules.fps, rules.max_gap_s, problems)
-        problems += [*events.problems, *(problem for problem in bag.problems if problem not in events.problems)]
+        yield from _resampled(_watched(events, bag.start, bag.end, done), wanted, rules, problems)
+        problems += _with_notes(events, bag.problems, robot)
     finally:
         bag.close()
 
@@ -197,7 +216,26 @@ def _of_dataset(
         yield from frames
         return
     wanted = Wanted(robot.joints, dataset.cameras, dataset.streams)
-    yield from resample(frame_events(frames, robot.joints), wanted, rules.fps, rules.max_gap_s, problems)
+    yield from _resampled(frame_events(frames, robot.joints), wanted, rules, problems, 1 / dataset.fps)
+
+
+def _resampled(
+    events: Iterable[BagEvent], wanted: Wanted, rules: Rules, problems: list[str], tick_s: float = 0.0
+) -> Iterator[Frame]:
+    return resample(events, wanted, rules.fps, rules.max_gap_s, problems, max(rules.command_gap_s, tick_s))
+
+
+def _with_notes(events: BagEvents, of_bag: Sequence[str], robot: Robot) -> list[str]:
+    """All that is to be said of a bag; that it never had a camera is no problem of its own, but a note."""
+    absent = {camera.name for camera in robot.cameras} - set(events.cameras)
+    found = [*events.problems, *(problem for problem in of_bag if problem not in events.problems)]
+    said = []
+    for sentence in found:
+        camera = next((name for name in absent if sentence.startswith(f"robot.cameras.{name}.topic: topic")), None)
+        if camera is not None and " is not in the recording" in sentence:
+            sentence = f"{NOTE}no images of camera '{camera}': its topic is not in the recording."
+        said.append(sentence)
+    return said
 
 
 def _ordered(frames: Iterator[Frame], count: int, state: list[int], action: list[int], done: Done) -> Iterator[Frame]:

@@ -41,7 +41,8 @@ class RecordedTrack:
     """Recorded commands of the last while, each joint for itself: a message may name some of the robot's joints only.
 
     ``refused`` counts commands whose stamps go back or are no instants near their receipt, ``foreign`` those that name no joint of
-    the robot. ``first_stamps`` (J,) ns and ``first_row`` (J,) are each joint's first command, NaN and the greatest stamp where there is none.
+    the robot. ``first_stamps`` (J,) ns and ``first_row`` (J,) are each joint's first command: NaN, and the greatest stamp, where
+    there is none.
     """
 
     def __init__(self, joints: tuple[str, ...]) -> None:
@@ -115,15 +116,27 @@ class RecordedTrack:
 
     def at(self, stamps: NDArray[np.int64]) -> FloatArray:
         """Commands (N, J) at the instants ``stamps`` (N,) ns; NaN before a joint's first command and after the last of all."""
+        return self._look_up(stamps)[0]
+
+    def lines(self, stamps: NDArray[np.int64]) -> FloatArray:
+        """As ``at``, but NaN too in the gaps over which a command is held: what comes after one is no motion."""
+        found, held = self._look_up(stamps)
+        found[held] = np.nan
+        return found
+
+    def _look_up(self, stamps: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Commands (N, J), and whether they are held over a gap."""
         result = np.full((len(stamps), len(self._joints)), np.nan)
+        held = np.zeros(result.shape, dtype=np.bool_)
         if not self._count:
-            return result
+            return result, held
         known, rows = self._stamps[: self._count], self._rows[: self._count]
         named = np.isfinite(rows)
         if named.all():
             inside = (stamps >= known[0]) & (stamps <= known[-1])
-            result[inside] = _lines(known, rows, stamps[inside])
-            return result
+            result[inside], over = _lines(known, rows, stamps[inside])
+            held[inside] = over[:, None]
+            return result, held
         # Joints that the same commands name are looked up together.
         patterns, group = np.unique(np.concatenate([self._head_stamps[None], named]), axis=1, return_inverse=True)
         for k, pattern in enumerate(patterns.T):
@@ -133,8 +146,9 @@ class RecordedTrack:
                 own, values = np.append(pattern[0], own), np.concatenate([self._head[None, columns], values])
             if len(own):
                 inside = (stamps >= own[0]) & (stamps <= known[-1])
-                result[np.ix_(inside, columns)] = _lines(own, values, np.minimum(stamps[inside], own[-1]))
-        return result
+                result[np.ix_(inside, columns)], over = _lines(own, values, np.minimum(stamps[inside], own[-1]))
+                held[np.ix_(inside, columns)] = over[:, None]
+        return result, held
 
 
 class ChunkComparison:
@@ -190,14 +204,18 @@ class ChunkComparison:
         return ComparedChunk(sampled, stamps, predicted, recorded[1:], recorded[0])
 
 
-def _lines(stamps: NDArray[np.int64], rows: FloatArray, asked: NDArray[np.int64]) -> FloatArray:
-    """``rows`` (M, J) of the instants ``stamps`` (M,) at those ``asked`` (N,), none of which is outside."""
+def _lines(
+    stamps: NDArray[np.int64], rows: FloatArray, asked: NDArray[np.int64]
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """``rows`` (M, J) of the instants ``stamps`` (M,) at those ``asked`` (N,), none of which is outside; and whether they are held
+    over a gap."""
     low = np.clip(np.searchsorted(stamps, asked, side="right") - 1, 0, max(0, len(stamps) - 2))
     high = np.minimum(low + 1, len(stamps) - 1)
-    gap = np.maximum(stamps[high] - stamps[low], 1)
-    share = np.where(gap > LINE_NS, asked >= stamps[high], (asked - stamps[low]) / gap)
-    exact = (asked == stamps[high])[:, None]
-    return np.where(exact, rows[high], on_line(rows[low], rows[high], share))
+    gap = stamps[high] - stamps[low]
+    share = np.where(gap > LINE_NS, 0.0, (asked - stamps[low]) / np.maximum(gap, 1))
+    last = asked >= stamps[high]  # where a joint has no step, as across a turn, the command itself is in force at its instant
+    values = np.where(last[:, None], rows[high], on_line(rows[low], rows[high], share))
+    return values, (gap > LINE_NS) & (asked > stamps[low]) & ~last
 
 
 def in_order(joints: tuple[str, ...], names: tuple[str, ...], positions: FloatArray) -> FloatArray:

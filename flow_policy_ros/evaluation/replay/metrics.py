@@ -65,7 +65,7 @@ class Metrics:
         self._first: int | None = None
         self._last = 0
         self._ticks = self._active = self._limited = self._joint_limited = self._chunks = self._late = self._resets = 0
-        self._commands = self._refused = self._since_first_chunk = 0
+        self._commands = self._since_first_chunk = 0
         self._interventions: dict[str, FloatArray] = {}
         self._lost = {"chunks": 0, "features": 0}
         self._stale: dict[str, int] = {}
@@ -82,7 +82,6 @@ class Metrics:
         self._commands += 1
         row = self._comparison.on_recorded(command)
         if row is None:
-            self._refused += 1
             return
         self._lowest, self._highest = np.fmin(self._lowest, row), np.fmax(self._highest, row)
         self._motion.on_recorded(command)
@@ -152,6 +151,7 @@ class Metrics:
         ``injected_ms`` is what stages were given in the recording's time (perception: from the receipt of the image).
         ``chunks_per_s``: since the first chunk, times without fresh inputs left out; ``wanted`` no more than there are ticks.
         In ``age_ms`` streams of which the policy uses the first features alone say ``first``: those age by design.
+        ``jerk_slow``: of motion slower than tremor (``jerk``).
         ``commands_sha256``: of every tick's set-point, float64, NaN where there was none.
         """
         meta, joints = self._meta, self._meta.joints
@@ -173,10 +173,12 @@ class Metrics:
             "chunks": self._chunks,
             "chunks_compared": self._errors.chunks,
             "recorded_commands": self._commands,
-            "recorded_refused": self._refused,
+            "recorded_refused": self._comparison.track.refused,
+            "recorded_foreign": self._comparison.track.foreign,
             "wall_s": None,
             "realtime_factor": None,
             "motion": {joint: float(motion[j]) for j, joint in enumerate(joints) if known[j]},
+            "span": {joint: float(self._span[j]) for j, joint in enumerate(joints) if known[j]},
             "joints_moving": [joint for j, joint in enumerate(joints) if moving[j]],
             "joints_still": [joint for j, joint in enumerate(joints) if known[j] and not moving[j]],
             "joints_unknown": [joint for j, joint in enumerate(joints) if not known[j]],
@@ -188,6 +190,7 @@ class Metrics:
             "frozen": self._roughness.frozen(motion, moving),
             "seam": self._motion.seam(),
             "jerk_ratio": self._motion.jerk_ratio(motion, moving),
+            "jerk_slow": self._motion.slow_jerk(motion, moving),
             "smoothness": self._motion.smoothness(moving),
             "stagnation": self._motion.stagnation(),
             "stale_fraction": self._late / due if due else (1.0 if self._stale else 0.0),

@@ -32,7 +32,7 @@ from flow_policy_ros.evaluation.replay.pictures import (
 from flow_policy_ros.evaluation.replay.plots import by_group, step_of, trace_content
 from flow_policy_ros.evaluation.replay.thresholds import limits_of
 from flow_policy_ros.evaluation.replay.traces import TraceData
-from flow_policy_ros.evaluation.replay.verdict import RECORDING
+from flow_policy_ros.evaluation.replay.verdict import RECORDING, delay_source
 from flow_policy_ros.evaluation.replay.worst import Moment
 from flow_policy_ros.evaluation.report import script_json
 from flow_policy_ros.evaluation.video import STATE_COLOURS, UNKNOWN_COLOUR
@@ -84,6 +84,7 @@ def write_report(path: str | Path, variants: Sequence[Variant]) -> Path:
         limits_of=limits_of,
         no_clear_lag=[no_clear_lag(variant.metrics) for variant in variants],
         most_seams=MOST_SEAMS,
+        delay_sources=list(dict.fromkeys(delay_source(variant.metrics.get("settings") or {}) for variant in variants)),
         first_only=first_only(figures),
         margin=margin,
         meter=meter,

@@ -168,6 +168,12 @@ def _replayed(job: Job, name: str, file: str, loaded: ReplayParts, bag: Bag, pro
     figures["wall_s"] = round(done.wall_s, 3)
     figures["realtime_factor"] = round(done.duration_s / done.wall_s, 4) if done.wall_s > 0 else None
     found = [*bag.problems, *events.problems, *sources.problems, *done.problems, *spread_problems(loaded.profile)]
+    if figures["recorded_refused"]:
+        refused, commands = figures["recorded_refused"], figures["recorded_commands"]
+        found.append(
+            f"{refused} of {commands} recorded commands were not used: their stamps go back, or "
+            "lie over a second from their receipt. Where that is not an outlier, take the instants of receipt: --stamps receive."
+        )
     figures["problems"] = list(dict.fromkeys([*figures.get("problems", ()), *found]))
     return Variant(name, figures, traces.data(), worst.moments(), robot.groups)
 

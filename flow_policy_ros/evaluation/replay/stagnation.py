@@ -44,23 +44,27 @@ class Stagnation:
         self._rest = self._rest[:, :0]
 
     def result(self) -> dict[str, Any]:
-        """``fraction`` of the windows in which the recording moves and the commands do not; the ``longest_s`` such time; the number
-        of ``windows`` in which the recording moves."""
+        """``fraction`` of the windows in which the recording moves and the commands do not; the ``longest_s`` such time, and
+        ``missed_s``, the longest without those parts in which the recording rests too; the number of ``windows`` in which the
+        recording moves."""
         if not self._moved:
-            return {"fraction": None, "longest_s": 0.0, "windows": 0}
+            return {"fraction": None, "longest_s": 0.0, "missed_s": 0.0, "windows": 0}
         ours, theirs = np.array(self._moved).T
         moving = (theirs > 0.0) & (theirs >= MOVING * theirs.mean())
         still = moving & (ours < STILL * theirs)
         quiet = ours < STILL * np.maximum(theirs, MOVING * theirs.mean())
-        longest = length = 0
+        longest = length = most = missed = 0
         for stands, rests in zip(still, quiet, strict=True):
             # A window in which both rest ends no standstill, and makes none either.
             length = length + 1 if stands or (rests and length) else 0
             longest = max(longest, length if stands else 0)
+            missed = missed + int(stands) if length else 0
+            most = max(most, missed)
         windows = int(moving.sum())
         return {
             "fraction": float(still.sum() / windows) if windows else None,
             "longest_s": round(longest * self._pairs * self._window_s, 6),
+            "missed_s": round(most * self._pairs * self._window_s, 6),
             "windows": windows,
         }
 

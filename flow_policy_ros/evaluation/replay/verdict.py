@@ -25,6 +25,10 @@ RECORDING = "recording"
 """The check of whether there is anything to judge by."""
 
 
+LARGE_DELAY_MS = 200.0
+"""Injected delay that shows in windows of a quarter of a second."""
+
+
 @dataclass(frozen=True)
 class Check:
     """``value`` beside its ``limit`` (None: could not be measured), whether it is ``ok``, and a ``sentence`` with joints and
@@ -69,8 +73,8 @@ class Verdict:
 def judge(metrics: Mapping[str, Any], thresholds: Thresholds = DEFAULTS) -> Verdict:
     """Of ``metrics`` as ``Metrics.result`` gives them."""
     checks = (
-        _recording, _joint_order, _lag, _frozen, _features, _noise, _error, _faults, _limits, _stale, _rate, _stagnation, _seam,
-        _jerk,
+        _recording, _joint_order, _lag, _frozen, _features, _noise, _error, _worst_second, _still_joints, _faults, _limits, _stale,
+        _rate, _stagnation, _seam, _jerk,
     )  # fmt: skip
     return Verdict(tuple(check(metrics, thresholds) for check in checks))
 
@@ -97,6 +101,13 @@ def _recording(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     if active < limits.active:
         what = f"the policy was followed in {active:.0%} of the ticks, at least {limits.active:.0%} are needed"
         missing.append((what, active, limits.active))
+    refused = metrics["recorded_refused"] / max(1, metrics["recorded_commands"] - metrics["recorded_foreign"])
+    if refused > limits.refused:
+        what = f"{refused:.0%} of its commands have stamps that go back or lie over a second from their receipt, at most "
+        missing.append((f"{what}{limits.refused:.0%} may; try --stamps receive", refused, limits.refused))
+    unmeasured = [name for name, key in (("lag", "lag_s"), ("jerk", "jerk_ratio")) if metrics[key] is None]
+    if moving and unmeasured and not missing:
+        missing.append((f"joints move, but {' and '.join(unmeasured)} could not be measured", 0.0, 1.0))
     gaps = {name: count for name, count in metrics["faults"].items() if name in RECORDING_FAULTS}
     notes = []
     if still and moving:
@@ -204,6 +215,42 @@ def _error(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     return Check("error", total, limits.error_total, False, f"{sentence}: what it says has little to do with what was done.")
 
 
+def _worst_second(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
+    worst = metrics["error_worst"]
+    share, hold, joints = worst["share"], worst["hold_share"], worst["by_joint"]
+    if share is None or hold is None:
+        return Check("worst_second", None, limits.worst_share, True, "not judged: there is no motion to compare with.")
+    if any(not check(metrics, limits).ok for check in (_joint_order, _lag, _frozen, _features, _noise, _error)):
+        return Check("worst_second", share, limits.worst_share, True, "not judged: the chunks are wrong all the time.")
+    # What is within the reach of a joint that stands still is no going astray of one that hardly moves either.
+    away = {joint: error / max(metrics["motion"][joint], _stray(metrics, joint, limits)) for joint, error in joints.items()}
+    joint = max(away, key=lambda name: away[name])
+    if away[joint] > limits.worst_joint:
+        sentence = f"{joint} is off by {joints[joint]:.2g} rad (m) for a second, {away[joint]:.0%} of all its motion"
+        return Check("worst_second", away[joint], limits.worst_joint, False, f"{sentence}.")
+    sentence = f"in their worst second joints are off by {share:.1%} of their motion, in that of holding still by {hold:.1%}"
+    ok = share <= limits.worst_share or share <= limits.worst_total * hold
+    sentence += "" if ok else ": the policy goes astray for a while"
+    return Check("worst_second", share, limits.worst_share, ok, f"{sentence}.")
+
+
+def _still_joints(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
+    away = metrics["away"]
+    if not away:
+        return Check("still_joints", None, limits.still_share, True, "not judged: no joint stands still in the recording.")
+    shares = {joint: distance / _stray(metrics, joint, limits) * limits.still_share for joint, distance in away.items()}
+    joint = max(shares, key=lambda name: shares[name])
+    sentence = f"{joint}, which stands still in the recording, is driven {away[joint]:.2g} rad (m) from where it stood"
+    ok = shares[joint] <= limits.still_share
+    sentence += "" if ok else f"; {_stray(metrics, joint, limits):.2g} are allowed"
+    return Check("still_joints", shares[joint], limits.still_share, ok, f"{sentence}.")
+
+
+def _stray(metrics: Mapping[str, Any], joint: str, limits: Thresholds) -> float:
+    """How far (rad or m) a joint that stands still may be driven from there."""
+    return float(min(limits.still_share * metrics["span"][joint], limits.still_away))
+
+
 def _faults(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     own = {name: count for name, count in metrics["faults"].items() if name not in RECORDING_FAULTS}
     count = float(sum(own.values()))
@@ -244,16 +291,20 @@ def _rate(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     sentence = f"{got:.3g} chunks per second were sampled while the inputs were fresh, {wanted:.3g} were asked for"
     delay, settings = metrics["injected_ms"].get("inference"), metrics["settings"]
     if delay is not None:
-        profile, inject, sources = settings.get("latency", "none"), settings.get("inject", ""), []
-        if profile != "none":
-            sources.append(f"latency profile {profile}, measured on {settings.get('latency_measured_on') or 'an unknown machine'}")
-        if inject:
-            sources.append(f"--inject {inject}")
         sentence += f"; inference was given {delay['p50']:.0f} ms, at most {delay['p99']:.0f} ms in 99% of the cases"
-        sentence += f" ({' and '.join(sources) or 'no delay was asked for'})"
+        sentence += f" ({delay_source(settings)})"
     if got < limits.rate * wanted and settings.get("inject", "").startswith(("delay", "spike")):
         return Check("rate", None, limits.rate, True, f"{sentence}. Not judged: inference was slowed on purpose.")
     return Check("rate", got / wanted, limits.rate, got >= limits.rate * wanted, f"{sentence}.")
+
+
+def delay_source(settings: Mapping[str, Any]) -> str:
+    """Where the delays of a replay with these ``settings`` came from, in words."""
+    profile, inject = settings.get("latency") or "none", settings.get("inject")
+    said = [] if profile == "none" else [
+        f"latency profile {profile}, measured on {settings.get('latency_measured_on') or 'an unknown machine'}"
+    ]  # fmt: skip
+    return " and ".join([*said, *([f"--inject {inject}"] if inject else [])]) or "no delay was asked for"
 
 
 def _stagnation(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
@@ -264,10 +315,17 @@ def _stagnation(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
     if stagnation["windows"] < limits.windows:
         sentence = f"not judged: the recorded commands move in {stagnation['windows']} quarters of a second only, in jumps."
         return Check("stagnation", None, limits.stagnation, True, sentence)
+    missed = stagnation["missed_s"]
     sentence = (
         f"commands stand still in {value:.0%} of the time in which the recorded robot moves, for {stagnation['longest_s']:.2f} s "
         "at most"
     )
+    delay = metrics["injected_ms"].get("inference")
+    if delay is not None and delay["p50"] > LARGE_DELAY_MS:
+        sentence += f"; inference was given {delay['p50']:.0f} ms, for which they stand still after a start"
+    if value <= limits.stagnation and missed > limits.stagnation_s:
+        sentence += f", {missed:.2f} s of it while the recorded robot moves"
+        return Check("stagnation", missed, limits.stagnation_s, False, f"{sentence}.")
     return Check("stagnation", value, limits.stagnation, value <= limits.stagnation, f"{sentence}.")
 
 
@@ -282,11 +340,17 @@ def _seam(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
 
 
 def _jerk(metrics: Mapping[str, Any], limits: Thresholds) -> Check:
-    value = metrics["jerk_ratio"]
+    value, slow = metrics["jerk_ratio"], metrics["jerk_slow"]
     if value is None:
         return Check("jerk", None, limits.jerk_ratio, True, "not judged: there is no motion to compare with.")
-    sentence = f"commands have {value:.2f} times the recorded jerk."
-    return Check("jerk", value, limits.jerk_ratio, value <= limits.jerk_ratio, sentence)
+    sentence = f"commands have {value:.2f} times the recorded jerk"
+    found = [(value, limits.jerk_ratio)]
+    for name, where in (("slow", "without tremor"), ("worst", "in its worst second")):
+        if slow[name] is not None:
+            found.append((slow[name], limits.jerk_slow))
+            sentence += f", {slow[name]:.2f} times {where}"
+    worst, limit = max(found, key=lambda one: one[0] / one[1])
+    return Check("jerk", worst, limit, worst <= limit, f"{sentence}.")
 
 
 def _counts(table: Mapping[str, int]) -> str:
