@@ -93,17 +93,16 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts, frame.time_base = self._count, self._base
         self._count += 1
-        if self._count == 1:
-            with ordinary_scheduling():  # the encoder starts with its first frame
-                packets = self._stream.encode(frame)
-        else:
+        with ordinary_scheduling():  # the encoder starts threads with its first frame, and may start more later
             packets = self._stream.encode(frame)
         self._container.mux(packets)
 
     def close(self) -> None:
         """What the encoder still holds, and the end of the file."""
         if self._count:
-            self._container.mux(self._stream.encode())
+            with ordinary_scheduling():
+                packets = self._stream.encode()
+            self._container.mux(packets)
             self._count = 0
         self._container.close()
 
