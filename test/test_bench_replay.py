@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +120,13 @@ def test_stopwatches_change_nothing_and_account_for_the_time(tmp_path: Path) -> 
 
 
 def test_memory_that_grows_is_seen_to_grow() -> None:
-    flat, growing, kept = Resident(0.1), Resident(0.1), []
+    kept: list[mmap.mmap] = []  # an allocator may hand out pages that are resident already
+    flat, growing = Resident(0.1), Resident(0.1)
     for k in range(1, 101):
         flat.at(k / 100)
     for k in range(1, 101):
-        kept.append(np.ones(125_000))  # a MB
+        kept.append(mmap.mmap(-1, 1_000_000))
+        kept[-1][:: mmap.PAGESIZE] = b"1" * len(range(0, 1_000_000, mmap.PAGESIZE))
         growing.at(k / 100)
     first, second = flat.result(), growing.result()
     assert first["samples"] > 50 and abs(first["mb_per_gb"]) < 50.0
@@ -153,14 +157,15 @@ def test_replay_is_measured(root: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.skipif("FLOW_POLICY_SLOW" not in os.environ, reason="takes a minute: FLOW_POLICY_SLOW=1 runs it; its parts are tested")
 def test_conversion_is_measured(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "convert", "--seconds", "4", "--steps", "2", "--batch", "16"]) == 0
+    assert main(["bench", "convert", "--seconds", "2", "--steps", "1", "--batch", "16"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert {(row["recording"], row["to"], row["images"]) for row in figures["rows"]} == {
         ("states", "lerobot-v3", ""), ("states", "episodes", ""), ("jpeg", "lerobot-v3", "video"), ("jpeg", "lerobot-v3", "png"),
         ("jpeg", "episodes", ""), ("raw", "lerobot-v3", "video"), ("raw", "lerobot-v3", "png"),
     }  # fmt: skip
-    assert all(row["episodes"] == 1 and row["frames"] > 100 and row["mb_per_s"] > 0 for row in figures["rows"])
+    assert all(row["episodes"] == 1 and row["frames"] > 50 and row["mb_per_s"] > 0 for row in figures["rows"])
     assert [row["data"] for row in figures["training"]] == ["bags", "LeRobot v3", "episodes"]
     assert all(row["data_ratio"] > 1.0 and row["windows_per_s"] > 0 for row in figures["training"])
 

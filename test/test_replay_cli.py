@@ -406,7 +406,10 @@ def test_delays_of_a_busy_machine_are_said_and_can_be_measured_again(tmp_path, c
 def test_an_interrupted_replay_ends_with_all_its_processes(tmp_path, common):
     bags = [str(write_bag(tmp_path / f"{name}.mcap", ticks=20_000)) for name in "ab"]
     program = [sys.executable, "-m", "flow_policy_ros", "replay", *bags, *common, "--jobs", "2"]
-    child = subprocess.Popen(program, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = subprocess.Popen(
+        program, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a suite in the background ignores
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 200
         while not (tmp_path / "out/a/replay.mcap").exists() and time.monotonic() < deadline and child.poll() is None:

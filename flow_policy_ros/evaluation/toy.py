@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -112,6 +113,7 @@ def _fit(model: nn.Module, loss_of: Loss, steps: int, seed: int) -> None:
     for step in range(steps):
         actions, observation = draw(BATCH, generator)
         torch.manual_seed(seed * 1_000_003 + step)
+        np.random.seed((seed * 1_000_003 + step) % 2**32)  # torchcfm draws its couplings from it
         loss = loss_of(actions, observation)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - step / steps)
