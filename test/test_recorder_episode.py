@@ -57,6 +57,7 @@ def test_the_guard_keeps_what_is_to_stay_free(tmp_path: Path) -> None:
     assert "are to stay free (recorder.min_free_gb)" in str(DiskGuard(1e18).problem(tmp_path, 0))
     assert DiskGuard(0.0, 1 * GB).problem(tmp_path, 999_999_999) is None
     assert "recorder.max_gb allows (1)" in str(DiskGuard(0.0, 1 * GB).problem(tmp_path, 1_000_000_000))
+    assert "is gone" in str(DiskGuard(0.0).problem(tmp_path / "unplugged", 0))
 
 
 def test_an_episode_that_the_guard_ends_is_whole(tmp_path: Path) -> None:

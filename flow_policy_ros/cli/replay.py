@@ -116,7 +116,7 @@ def replay(arguments: Arguments) -> int:
         summary = {"verdict": verdict, "reasons": reasons, "bags": dict(zip(names, (f for _, f in results), strict=True))}
         rows = [index_row(job.out.name, job.bag, [name for name, _ in job.variants], figures) for job, figures in results]
         tell_table(console, rows)
-        console.print(f"  {write_index(arguments.out / 'report.html', rows, verdict)}")
+        print(f"  {write_index(arguments.out / 'report.html', rows, verdict)}")
         write_json(arguments.out / "metrics.json", summary)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(summary, indent=1) + "\n")
@@ -257,7 +257,7 @@ def tell(console: Any, job: Job, figures: dict[str, Any]) -> None:
             console.print(f"  [dim]{escape(problem)}[/]")
         if len(problems) > PROBLEMS:
             console.print(f"  [dim]and {len(problems) - PROBLEMS} more, in {escape(str(job.out / 'metrics.json'))}[/]")
-    console.print(f"  {job.out / 'report.html'}")
+    console.print(f"  {escape(str(job.out / 'report.html'))}")
 
 
 def tell_table(console: Any, rows: Sequence[Row]) -> None:

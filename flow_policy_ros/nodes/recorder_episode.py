@@ -40,7 +40,10 @@ class DiskGuard:
 
     def problem(self, folder: Path, written: int) -> str | None:
         """Why nothing more may be written to ``folder``, where ``written`` bytes were; None when something may."""
-        free = shutil.disk_usage(folder).free
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:  # a disk that was unplugged
+            return f"the folder {folder} is gone ({error.strerror}). Bring its disk back, or record to another one."
         if free < self.min_free:
             return (
                 f"the disk of {folder} has {free / GB:.2f} GB free, and {self.min_free / GB:g} GB are to stay free "

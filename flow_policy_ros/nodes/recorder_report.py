@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flow_policy_ros.nodes.recorder_episode import GB, EpisodeReport
@@ -27,7 +28,7 @@ def state(session: Session, topics: int, received: int, lost: Mapping[str, int |
         "seconds": now.seconds if now else 0.0,
         "size_mb": (now.size if now else 0) / 1e6,
         "waiting_mb": (episode.waiting if episode else 0) / 1e6,
-        "free_gb": shutil.disk_usage(session.folder).free / GB,
+        "free_gb": _free_gb(session.folder),
         "lost": sum(count or 0 for count in lost.values()) if known else "",
         **counts("lost", {topic: count or 0 for topic, count in lost.items()}),
         **counts("overflow", overflow),
@@ -50,6 +51,14 @@ def judge(
     if problems:
         return WARN, "; ".join(f"topic {topic}: {why}" for topic, why in problems.items())
     return (WARN, "messages were lost on the way") if values["lost"] else (OK, str(values["state"]))
+
+
+def _free_gb(folder: Path) -> float:
+    """0 where the folder is gone."""
+    try:
+        return shutil.disk_usage(folder).free / GB
+    except OSError:
+        return 0.0
 
 
 def line(values: Mapping[str, object], level: bytes, message: str) -> str:
