@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from convert_support import make_bag
-from mcap.writer import Writer
 from replay_support import STREAM, recording, run, selection
 
 from flow_policy_ros.cli.main import main
@@ -18,7 +17,6 @@ from flow_policy_ros.data import message_looks as looks
 from flow_policy_ros.data.bags import messages
 from flow_policy_ros.data.bags.bag import BagError
 from flow_policy_ros.data.bags.definitions import standard_types
-from flow_policy_ros.data.bags.mcap_chunk import Chunk, build_faster
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.bags.repeat import later, repeat
 from flow_policy_ros.evaluation.replay.cost import Stages, Stopwatch, TimedSink
@@ -63,27 +61,6 @@ def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
         repeat(open_bag(bags / "rosbag2-edges" / "sqlite3_empty_bag"), tmp_path / "out", 1.0)
     with pytest.raises(BagError, match="has no header"):
         later(b"\0\1", 1)
-
-
-def test_chunks_of_mcap_files_are_those_of_the_library(tmp_path: Path) -> None:
-    def written(faster: bool) -> bytes:
-        path = tmp_path / str(faster)
-        with path.open("wb") as file:
-            writer = Writer(file, chunk_size=5000)
-            if faster:
-                build_faster(writer)
-                assert isinstance(vars(writer)["_Writer__chunk_builder"], Chunk), "the library is built otherwise now"
-            writer.start("ros2", "a test")
-            schema = writer.register_schema("a", "ros2msg", b"int8 a")
-            channels = [writer.register_channel(f"/t{k}", "cdr", schema) for k in range(3)]
-            rng = np.random.default_rng(0)
-            for k in range(500):
-                data = rng.bytes(int(rng.integers(300)))
-                writer.add_message(channels[int(rng.integers(3))], 10**9 + k * 7 - int(rng.integers(30)), data, 5 * k, k)
-            writer.finish()
-        return path.read_bytes()
-
-    assert written(True) == written(False)
 
 
 @pytest.mark.parametrize("stream", ["", "a", "abc", "abcd", "objects", "détections"])

@@ -15,7 +15,6 @@ from typing import Any
 from mcap.writer import CompressionType, Writer
 
 from flow_policy_ros.data.bags.definitions import MessageType, message_type
-from flow_policy_ros.data.bags.mcap_chunk import build_faster
 
 COMPRESSIONS = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
 CHUNK_BYTES = 1 << 20
@@ -41,7 +40,6 @@ class McapWriter:
             raise ValueError(f"compression is '{compression}', expected one of {', '.join(COMPRESSIONS)}.")
         self._file = _File(self.path)
         self._writer = Writer(self._file, chunk_size=chunk_bytes, compression=COMPRESSIONS[compression])  # type: ignore[arg-type]
-        build_faster(self._writer)
         self._schemas: dict[str, int] = {}
         self._topics: dict[int, str] = {}
         self._channels: dict[str, int] = {}
