@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from stalls import Heart, SecondTries
 
 from flow_policy_ros.ros.domain import free_domain
 
@@ -20,6 +21,11 @@ if os.environ.get("ROS_DISTRO") == "humble":  # its name for the same
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A loaded machine loses messages; what a test waits for is then sent again after 20 ms instead of 3 s.
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure how the machine keeps time, from the first test on."""
+    config.pluginmanager.register(SecondTries(Heart()), "second tries")
 
 
 @pytest.fixture(scope="session")
