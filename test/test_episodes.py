@@ -24,6 +24,7 @@ def make_episode(ticks: int = 7, **changes: object) -> Episode:
         "streams": {"detector": (stamps[::3], generator.standard_normal((len(stamps[::3]), 4, 3)).astype(np.float32))},
         "sim_state": {"qpos": generator.standard_normal((ticks, 5))},
         "robot": "adroit_door",
+        "instruction": "open the door",
     }
     return Episode(**(content | changes))
 
@@ -33,7 +34,7 @@ def test_round_trip_is_exact(tmp_path):
     episode.save(tmp_path / "episode.npz")
     back = load_episodes(tmp_path)
     assert len(back) == 1
-    for name in ("task", "seed", "success", "dt_ns", "joints", "robot"):
+    for name in ("task", "seed", "success", "dt_ns", "joints", "robot", "instruction"):
         assert getattr(back[0], name) == getattr(episode, name)
     for name in ("stamps", "position", "commands", "label"):
         np.testing.assert_array_equal(getattr(back[0], name), getattr(episode, name))
@@ -42,6 +43,14 @@ def test_round_trip_is_exact(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(back[0].sim_state["qpos"], episode.sim_state["qpos"])
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_older_files_have_no_instruction(tmp_path):
+    make_episode().save(tmp_path / "episode.npz")
+    with np.load(tmp_path / "episode.npz") as archive:
+        content = {name: archive[name] for name in archive.files if name != "instruction"}
+    np.savez(tmp_path / "episode.npz", **content)
+    assert Episode.load(tmp_path / "episode.npz").instruction == ""
 
 
 @pytest.mark.parametrize("name", ["position", "commands", "label"])

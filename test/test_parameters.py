@@ -46,7 +46,7 @@ def test_flat_names_fill_a_block_and_leave_the_rest() -> None:
         (PolicyParameters, "policy", {"policy.steps": 2.0}, "policy.steps is 2.0, expected int"),
         (PolicyParameters, "policy", {"policy.steps": True}, "policy.steps is True, expected int"),
         (PolicyParameters, "policy", {"policy.steps": 0}, "policy.steps is 0, expected 1 to 1000"),
-        (SimParameters, "sim", {"sim.task": "juggle"}, "expected one of door, hammer, pen, relocate"),
+        (SimParameters, "sim", {"sim.task": "juggle"}, "expected one of door, hammer, pen, relocate, relocate_goals"),
         (SimParameters, "sim", {"sim.realtime": 1}, "sim.realtime is 1, expected bool"),
     ],
 )

@@ -15,13 +15,15 @@ class Arguments:
     """Record expert episodes in the simulator, shaped by the robot file's limits."""
 
     expert: Path
-    """Folder with <task>_expert.npz (published DAPG expert weights)."""
+    """Folder with <task>_expert.npz (published DAPG expert weights); relocate_goals is driven by relocate's."""
     out: Path
     """Folder for the episodes, one .npz each."""
     bags: Path | None = None
     """Folder for a rosbag2 (MCAP) of each episode as well: joint states, executed commands, object state."""
     task: str = "door"
-    """door, hammer, pen or relocate."""
+    """door, hammer, pen, relocate or relocate_goals."""
+    instruction: str = ""
+    """What to ask for where the task has several goals; empty: the goals in turn, in phrasings drawn by seed."""
     robot: str | None = None
     """Robot file, or the name of one that ships; default config/robots/adroit_<task>.yaml."""
     episodes: int = 100
@@ -58,6 +60,7 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
+    from flow_policy_ros.sim.instructions import draw
     from flow_policy_ros.sim.robot import AdroitRobot
 
     try:
@@ -65,7 +68,9 @@ def record(arguments: Arguments) -> int:
         scale = check(CommandParameters, "limit_scale", arguments.limit_scale, "command.")
         robot = replace(robot, limits=robot.limits.scaled(scale))
         simulated = AdroitRobot(arguments.task, robot)
-        expert = Expert(arguments.expert, arguments.task)
+        expert = Expert(arguments.expert, simulated.task.expert_name)
+        if arguments.instruction:
+            simulated.instruct(arguments.instruction)
     except (SimError, RobotFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,6 +79,8 @@ def record(arguments: Arguments) -> int:
     kept, seed = 0, arguments.seed
     for _ in track(range(arguments.episodes), description=f"recording {arguments.task}"):
         while True:
+            if simulated.task.goals and not arguments.instruction:
+                simulated.instruct(draw(simulated.task.goals, seed))
             noisy = (seed * 7919) % 1000 < 1000 * arguments.noisy_fraction
             recording = demonstrate(simulated, expert, seed, arguments.steps, arguments.noise if noisy else 0.0)
             seed += 1

@@ -83,7 +83,7 @@ def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str,
     selection = select(arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot)
     loaded = load(selection, arguments.latency)
     robot = AdroitRobot(arguments.task, loaded.robot)
-    expert = Expert(arguments.expert, arguments.task)
+    expert = Expert(arguments.expert, robot.task.expert_name)
     kept = 0
     for seed in seeds:
         path = arguments.out / f"takeover_{seed:06d}.npz"

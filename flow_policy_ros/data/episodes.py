@@ -19,7 +19,7 @@ from flow_policy_ros.runtime.types import FloatArray
 
 EXTRACTOR_FILE = "extractor.json"
 _FORMAT = 1
-_SCALARS = ("format", "task", "robot", "seed", "success", "dt_ns")
+_SCALARS = ("format", "task", "robot", "seed", "success", "dt_ns", "instruction")
 _ARRAYS = ("stamps", "joints", "position", "commands", "label")
 
 
@@ -34,7 +34,8 @@ class Episode:
     ``stamps`` (T,) int64 ns; ``position`` (T, J) measured, rad or m; ``commands`` (T, A) the set-point published at
     each tick; ``label`` (T, A) what the policy shall learn, equal to ``commands`` unless the execution was disturbed.
     ``streams[name]`` = (stamps (N,) int64 ns of the images, values (N, tokens, channels) float32), ascending in time.
-    ``sim_state[name]`` (T, ...) raw simulator state, for rendering again. ``robot`` is the robot file's name, if known.
+    ``sim_state[name]`` (T, ...) raw simulator state, for rendering again. ``robot`` is the robot file's name, if known,
+    ``instruction`` what the robot was told to do, "" where nobody told it.
     Raises ``EpisodeError`` for arrays that do not fit together.
     """
 
@@ -50,6 +51,7 @@ class Episode:
     streams: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=dict)
     sim_state: dict[str, NDArray[Any]] = field(default_factory=dict)
     robot: str = ""
+    instruction: str = ""
 
     def __post_init__(self) -> None:
         ticks, joints = len(self.stamps), len(self.joints)
@@ -113,6 +115,7 @@ class Episode:
                 dt_ns=int(content["dt_ns"]),
                 joints=tuple(str(joint) for joint in content["joints"]),
                 streams=streams,
+                instruction=str(content.get("instruction", "")),
                 sim_state={n.removeprefix("sim_state/"): v for n, v in content.items() if n.startswith("sim_state/")},
                 **{name: content[name] for name in _ARRAYS if name != "joints"},
             )

@@ -36,6 +36,7 @@ class Recording:
     objects: NDArray[np.float32]
     sim_state: dict[str, FloatArray]
     detections: tuple[Features, ...] = ()
+    instruction: str = ""
 
     def episode(self, task: str, robot: str, joints: tuple[str, ...]) -> Episode:
         """The recording as training data."""
@@ -56,6 +57,7 @@ class Recording:
             label=self.label,
             streams=streams,
             sim_state=self.sim_state,
+            instruction=self.instruction,
         )
 
 
@@ -138,7 +140,7 @@ def follow(
             scene.setdefault(name, []).append(value)
         if perception is not None and k % picture_every == 0:
             perception.extract(robot.render(), robot.stamp)
-        target = robot.action_to_position(expert.action(robot.environment_observation))
+        target = robot.action_to_position(expert.action(robot.expert_observation))
         rows["label"].append(copy.deepcopy(limiter).step(target).position)
         rows["command"].append(limiter.step(target + offset).position)
         robot.step(rows["command"][-1])
@@ -151,4 +153,5 @@ def follow(
         position=np.array(rows["position"]),
         command=np.array(rows["command"]),
         label=np.array(rows["label"]),
+        instruction=robot.instruction,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from flow_policy_ros.flow.shapes import require_shape
+from flow_policy_ros.models.batched import Batched
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Conditioning:
 
     ``state`` (B, S) float, zero where padded; ``tokens`` (B, L, D) float, ``token_mask`` (B, L) bool, False where padded:
     such tokens may hold anything;
-    ``embodiment`` (B,) int64, which weights serve the sample.
+    ``embodiment`` (B,) int64, which weights serve the sample; ``prefix`` images and instruction, for deep fusion: a
+    ``PrefixInputs``, or what the network's ``see`` made of it; None elsewhere.
     """
 
     state: torch.Tensor
     tokens: torch.Tensor
     token_mask: torch.Tensor
     embodiment: torch.Tensor
+    prefix: Batched | None = None
 
     @staticmethod
     def of(
@@ -48,6 +51,7 @@ class Conditioning:
         tokens: torch.Tensor | None = None,
         token_mask: torch.Tensor | None = None,
         embodiment: torch.Tensor | None = None,
+        prefix: Batched | None = None,
     ) -> Conditioning:
         """What is not given: no tokens, all tokens real, embodiment 0."""
         batch, device = len(state), state.device
@@ -56,7 +60,7 @@ class Conditioning:
             token_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)
         if embodiment is None:
             embodiment = torch.zeros(batch, dtype=torch.int64, device=device)
-        return Conditioning(state, tokens, token_mask, embodiment)
+        return Conditioning(state, tokens, token_mask, embodiment, prefix)
 
     def __len__(self) -> int:
         return len(self.state)
@@ -76,16 +80,26 @@ class Conditioning:
         """On another device."""
         if torch.device(device) == self.state.device:
             return self
-        return Conditioning(*(part.to(device) for part in self._parts()))
+        prefix = None if self.prefix is None else self.prefix.to(device)
+        state, tokens, token_mask, embodiment = (part.to(device) for part in self._parts())
+        return Conditioning(state, tokens, token_mask, embodiment, prefix)
 
     def take(self, which: slice | torch.Tensor) -> Conditioning:
         """Some of the samples."""
-        return Conditioning(*(part[which] for part in self._parts()))
+        prefix = None if self.prefix is None else self.prefix.take(which)
+        state, tokens, token_mask, embodiment = (part[which] for part in self._parts())
+        return Conditioning(state, tokens, token_mask, embodiment, prefix)
 
     @staticmethod
     def cat(batches: Sequence[Conditioning]) -> Conditioning:
-        """Batches one after the other."""
-        return Conditioning(*(torch.cat(parts) for parts in zip(*(b._parts() for b in batches), strict=True)))
+        """Batches one after the other. Raises ``ValueError`` where some have a prefix and others none, or of other sizes."""
+        prefixes = [batch.prefix for batch in batches if batch.prefix is not None]
+        if prefixes and len(prefixes) != len(batches):
+            raise ValueError(f"{len(prefixes)} of {len(batches)} batches have images and instruction, expected all or none.")
+        prefix = type(prefixes[0]).cat(prefixes) if prefixes else None
+        columns = zip(*(batch._parts() for batch in batches), strict=True)
+        state, tokens, token_mask, embodiment = (torch.cat(parts) for parts in columns)
+        return Conditioning(state, tokens, token_mask, embodiment, prefix)
 
     def check(self, shape: NetworkShape) -> None:
         """Raise ``ValueError`` naming the field that does not fit ``shape``, the expected and the given.

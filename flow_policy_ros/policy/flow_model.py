@@ -202,7 +202,9 @@ class FlowModel(nn.Module):
         else:
             state = self.null_state.expand_as(observation.state)
             tokens = self.null_tokens.expand_as(observation.tokens)
-        return Conditioning(state, tokens, torch.ones_like(observation.token_mask), observation.embodiment)
+        hidden = torch.ones(len(observation), dtype=torch.bool, device=state.device)
+        prefix = None if observation.prefix is None else observation.prefix.hide(hidden)
+        return Conditioning(state, tokens, torch.ones_like(observation.token_mask), observation.embodiment, prefix)
 
     def real_mask(self, mask: torch.Tensor, observation: Conditioning) -> torch.Tensor:
         """``mask`` (B, H) or (B, H, A) as (B, H, A) bool, false on padded dimensions. Raises ``ValueError``."""
@@ -237,6 +239,7 @@ class FlowModel(nn.Module):
             torch.where(drop[:, None, None], null.tokens, observation.tokens),
             torch.where(drop[:, None], null.token_mask, observation.token_mask),
             observation.embodiment,
+            None if observation.prefix is None else observation.prefix.hide(drop),
         )
 
     def _masked(self, chunk: torch.Tensor, embodiment: torch.Tensor) -> torch.Tensor:

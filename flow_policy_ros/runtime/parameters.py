@@ -204,7 +204,7 @@ class CommandParameters:
 class SimParameters:
     """Parameters of the simulated robot, prefix ``sim.``"""
 
-    task: str = parameter("door", "Which Adroit task.", choices=("door", "hammer", "pen", "relocate"))
+    task: str = parameter("door", "Which Adroit task.", choices=("door", "hammer", "pen", "relocate", "relocate_goals"))
     seed: int = parameter(0, "Seed of the next reset.", bounds=(0, 2**31 - 1), live=True)
     episode: int = parameter(
         0, "Index of the next episode; sets the stamp at which it begins.", bounds=(0, 10**6), live=True

@@ -54,6 +54,12 @@ PARTS: dict[str, dict[str, tuple[Part, ...]]] = {
         "ball": (Part("geom", "sphere"),),
         "goal": (Part("site", "target"),),
     },
+    "relocate_goals": {
+        **_HAND,
+        "ball": (Part("geom", "sphere"),),
+        "green_goal": (Part("site", "goal_green"),),
+        "red_goal": (Part("site", "goal_red"),),
+    },
 }
 
 CLASSES: dict[str, tuple[str, ...]] = {task: tuple(parts) for task, parts in PARTS.items()}

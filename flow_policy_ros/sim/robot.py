@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from flow_policy_ros.runtime.robot import Camera, Robot
 from flow_policy_ros.runtime.types import Features, FloatArray, JointState
 from flow_policy_ros.sim.gl import INSTALL, SimError, choose_backend
-from flow_policy_ros.sim.tasks import TASKS, Task
+from flow_policy_ros.sim.goals import GoalWatch
+from flow_policy_ros.sim.instructions import InstructionError, goal_of, phrasings
+from flow_policy_ros.sim.tasks import TASKS, Goal, Task
 
 CONTROL_STEP_NS = 10_000_000
 EPISODE_SPACING_NS = 60_000_000_000
@@ -42,6 +44,9 @@ class AdroitRobot:
     Joint order is the robot file's; commands are joint positions at which the position servos come to rest
     (``control · gain / −bias`` of each actuator). Episode ``e`` begins at stamp ``(1 + 60 e)`` s, so that what is keyed by
     stamps does not depend on which episodes ran before.
+
+    ``instruction`` is what it was last told with ``instruct``, "" where the task has no goals to choose from; ``goal`` the
+    goal that this asks for.
     """
 
     def __init__(self, task_name: str, robot: Robot) -> None:
@@ -58,7 +63,29 @@ class AdroitRobot:
         self.camera_id = self.model.camera(self.task.camera).id
         self.model.cam_fovy[self.camera_id] = self.task.fovy_deg
         self._renderer: Any = None
+        self.instruction = ""
+        self.goal: Goal | None = None
         self.reset(seed=0, episode=0)
+        if self.task.goals:
+            self.instruct(phrasings(self.task.goals[0])[0])
+
+    def instruct(self, instruction: str) -> None:
+        """Ask for one of the task's goals, from now on and through resets; the scene does not change.
+
+        Before the episode's first step or in its midst: success then counts from here. Raises ``InstructionError`` for a task
+        that has no goals to choose from, and for an instruction that does not name exactly one.
+        """
+        if not self.task.goals:
+            raise InstructionError(f"task '{self.task.name}' takes no instruction, it has nothing to choose from.")
+        self.goal = goal_of(instruction, self.task.goals)
+        self.instruction = instruction
+        self._env.ask(self.goal.name)
+        self._begin_score()
+
+    @property
+    def goal_reached(self) -> str | None:
+        """Name of the goal reached first since the reset or the last instruction, asked for or not; None when none was."""
+        return self._watch.reached
 
     def _map_actuators(self) -> None:
         model = self.model
@@ -87,9 +114,13 @@ class AdroitRobot:
         """Start an episode: the scene of ``seed``, time at the episode's first stamp."""
         self._observation, _ = self._env.reset(seed=int(seed))
         self.step_index = 0
+        self._begin_score()
+        self._first_stamp = FIRST_STAMP_NS + int(episode) * EPISODE_SPACING_NS
+
+    def _begin_score(self) -> None:
         self.success = False
         self.success_steps = 0
-        self._first_stamp = FIRST_STAMP_NS + int(episode) * EPISODE_SPACING_NS
+        self._watch = GoalWatch(goal.name for goal in self.task.goals)
 
     @property
     def stamp(self) -> int:
@@ -98,8 +129,15 @@ class AdroitRobot:
 
     @property
     def environment_observation(self) -> FloatArray:
-        """The environment's own observation (what the published experts see)."""
+        """The environment's own observation. It does not depend on the instruction."""
         return np.asarray(self._observation, dtype=np.float64)
+
+    @property
+    def expert_observation(self) -> FloatArray:
+        """What the published expert of the task sees: the environment's observation, of several goals only that asked for."""
+        if not self.task.goals:
+            return self.environment_observation
+        return np.asarray(self._env.expert_observation(), dtype=np.float64)
 
     def joint_state(self) -> JointState:
         """Measured positions, velocities and actuator efforts (N·m, N for slides) by name."""
@@ -161,9 +199,13 @@ class AdroitRobot:
             self._action = np.zeros(self.model.nu)
         self._observation, _, _, _, info = self._env.step(self._action)
         self.step_index += 1
-        if bool(info["success"]):
-            self.success = True
-            self.success_steps += 1
+        achieved = bool(info["success"])
+        self.success_steps += achieved
+        if self.goal is None:
+            self.success = self.success or achieved
+        else:
+            self._watch.update(self._env.at_goals())
+            self.success = self._watch.reached == self.goal.name
 
     def action_to_position(self, action: FloatArray) -> FloatArray:
         """Rest positions (A,) of an environment action (A,) in [−1, 1]: how expert actions become joint commands."""

@@ -69,6 +69,11 @@ class Detector:
         self._network = network.float().eval().fuse(verbose=False).to(memory_format=torch.channels_last)
         self._network.requires_grad_(False)
 
+    @property
+    def network(self) -> Any:
+        """The torch module, in eval mode, for those that look at its inner maps."""
+        return self._network
+
     def identity(self) -> dict[str, Any]:
         """What made the detections: plain JSON types, equal for equal weights and classes."""
         return {
