@@ -9,8 +9,10 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from flow_policy_ros import resources
-from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.runtime.robot import Robot, load_robot
 
+OF_A_MODEL = ("backbone", "vlm")
+"""Extractors whose weights are no detector's."""
 ARGUMENTS = [
     DeclareLaunchArgument(
         "robot", default_value="adroit_door", description="Robot file: a path, or the name of one that ships."
@@ -19,7 +21,7 @@ ARGUMENTS = [
         "observation",
         default_value="camera",
         choices=["camera", "state"],
-        description="camera: the detector's features; state: the simulator's object state, without perception node.",
+        description="camera: features of its images; state: the simulator's object state, without perception node.",
     ),
     DeclareLaunchArgument(
         "checkpoint",
@@ -30,6 +32,21 @@ ARGUMENTS = [
         "detector",
         default_value="",
         description="Detector: a folder, or the name of one that ships; empty: <robot>_detector.",
+    ),
+    DeclareLaunchArgument(
+        "extractor",
+        default_value="",
+        description="What is made of images, as perception.extractor; empty: as in the robot file, else detections.",
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="Of the extractors backbone and vlm: the folder of the model, or its hub name; empty: as in the robot file.",
+    ),
+    DeclareLaunchArgument(
+        "instruction",
+        default_value="",
+        description="What is to be done, in words, for the policy and a vlm that reads; the topic instruction replaces it.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
     DeclareLaunchArgument(
@@ -61,9 +78,10 @@ def nodes(context: LaunchContext) -> list[Node]:
     }
     checkpoint = resources.checkpoint(given["checkpoint"] or f"{robot.name}_{given['observation']}")
     own = {"policy_node": {"policy.checkpoint": str(checkpoint)}, "command_node": {"managed": given["managed"] == "true"}}
+    if given["instruction"]:
+        own["policy_node"]["policy.instruction"] = given["instruction"]
     if given["observation"] == "camera":
-        detector = resources.checkpoint(given["detector"] or f"{robot.name}_detector")
-        own["perception_node"] = {"perception.detector": str(detector)}
+        own["perception_node"] = perception(given, robot)
     return [
         Node(
             package="flow_policy_ros",
@@ -75,6 +93,19 @@ def nodes(context: LaunchContext) -> list[Node]:
         )
         for name, parameters in own.items()
     ]
+
+
+def perception(given: dict[str, str], robot: Robot) -> dict[str, str]:
+    """Parameters of the perception node; what is not given is left to the robot file."""
+    extractor = given["extractor"] or str(robot.parameters.get("perception.extractor", "detections"))
+    chosen = {"perception.extractor": extractor}
+    if extractor not in OF_A_MODEL:
+        return {**chosen, "perception.detector": str(resources.checkpoint(given["detector"] or f"{robot.name}_detector"))}
+    if given["model"]:
+        chosen["perception.model"] = given["model"]
+    if given["instruction"] and extractor == "vlm":
+        chosen["perception.instruction"] = given["instruction"]
+    return chosen
 
 
 def generate_launch_description() -> LaunchDescription:

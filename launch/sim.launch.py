@@ -23,10 +23,17 @@ ARGUMENTS = [
         "observation",
         default_value="camera",
         choices=["camera", "state"],
-        description="camera: the detector's features; state: the simulator's object state, without perception node.",
+        description="camera: features of its images; state: the simulator's object state, without perception node.",
     ),
     DeclareLaunchArgument("checkpoint", default_value="", description="As in policy.launch.py."),
     DeclareLaunchArgument("detector", default_value="", description="As in policy.launch.py."),
+    DeclareLaunchArgument("extractor", default_value="", description="As in policy.launch.py."),
+    DeclareLaunchArgument("model", default_value="", description="As in policy.launch.py."),
+    DeclareLaunchArgument(
+        "instruction",
+        default_value="",
+        description="As in policy.launch.py; of a task with several goals, what counts as success. Others take none.",
+    ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
     DeclareLaunchArgument(
         "lockstep",
@@ -48,7 +55,10 @@ ARGUMENTS = [
         "policy", default_value="true", choices=["true", "false"], description="Start the policy's nodes too."
     ),
 ]
-PASSED_ON = ("robot", "observation", "checkpoint", "detector", "namespace", "lockstep", "use_sim_time", "managed")
+PASSED_ON = (
+    "robot", "observation", "checkpoint", "detector", "extractor", "model", "instruction", "namespace", "lockstep",
+    "use_sim_time", "managed",
+)  # fmt: skip
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -70,6 +80,7 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 "lockstep.enabled": lockstep,
                 "sim.realtime": not lockstep,
                 "sim.seed": int(given["seed"]),
+                **({"sim.instruction": given["instruction"]} if given["instruction"] else {}),
             }
         ],
         output="screen",

@@ -95,7 +95,7 @@ browser_for_tests() {
 }
 
 dependencies() {
-    local pair=$1 constraints="constraints/$1.txt" files=(-r requirements/base.txt -r requirements/test.txt) pip
+    local pair=$1 constraints="constraints/$1.txt" files=(-r requirements/base.txt -r requirements/export.txt -r requirements/test.txt) pip
     pip=("$VENV/bin/python" -m pip install --no-input)
     [ -t 1 ] || pip+=(-q)
     if [ ! -f "$constraints" ]; then

@@ -14,6 +14,7 @@ SIZES = {
     "dit": {"width": 32, "blocks": 2, "heads": 2, "expansion": 2, "time_width": 32, "observation_width": 32},
     "dit_cross": {"width": 32, "blocks": 2, "heads": 2, "expansion": 2, "time_width": 32, "state_width": 32},
     "embodiment_dit": {"width": 32, "pairs": 2, "heads": 2, "expansion": 2, "future": 2, "time_width": 32},
+    "deep_features": {"width": 32, "layers": 2, "heads": 2, "hidden": 48, "prefix_width": 16, "prefix_hidden": 24},
 }
 SHAPE = NetworkShape(state=5, horizon=4, action=3, tokens=3, channels=2, embodiments=2)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flow_policy_ros.runtime.buffers import ObservationAssembler, Stale, StampedBuffer
-from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.runtime.contract import Contract, ContractError, StreamContract
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.types import Features, JointState, Observation
 
@@ -197,3 +199,103 @@ def test_of_a_first_stream_the_policy_sees_what_came_first_until_the_reset() -> 
     assembler.clear()
     after = see(400_000_000, 4.0)
     assert isinstance(after, Observation) and after.features["s"].item() == 4.0
+
+
+SAID = StreamContract("said", 1, 2, {"extractor": "sentence"}, moment="standing")
+
+
+def told(stamp: int, value: float) -> Features:
+    return Features(stamp, "said", np.full((1, 2), value, dtype=np.float32))
+
+
+def spoken(now_s: float, inputs: ObservationAssembler) -> Observation | Stale:
+    """What is observed at an instant at which a joint state comes."""
+    now = round(now_s * 1e9)
+    inputs.on_joint_state(JointState(now, ("thumb", "wrist", "index"), np.zeros(3)), now)
+    return inputs.observe(now)
+
+
+def test_what_is_standing_holds_until_it_is_replaced_however_old_it_is() -> None:
+    inputs = ObservationAssembler(replace(CONTRACT, streams=(SAID,)), 0.1, 0.5)
+    silent = spoken(1, inputs)
+    assert isinstance(silent, Stale) and "no instruction has been given" in silent.reason and "policy.instruction" in silent.reason
+    inputs.on_features(told(2_000 * MS, 1.0), 2_000 * MS)
+    inputs.on_features(told(9_000 * MS, 2.0), 9_500 * MS)
+    inputs.on_features(told(20_000 * MS, 3.0), 5_000 * MS)  # told early when to begin
+    seen = {now: spoken(now, inputs) for now in (1.5, 2, 8, 9, 9.5, 19.9, 20, 5000)}
+    assert isinstance(seen[1.5], Stale)
+    said = {now: one.features["said"][0, 0] for now, one in seen.items() if isinstance(one, Observation)}
+    assert said == {2: 1.0, 8: 1.0, 9: 1.0, 9.5: 2.0, 19.9: 2.0, 20: 3.0, 5000: 3.0}
+    assert isinstance(seen[8], Observation) and seen[8].stamps["said"] == 2_000 * MS
+
+
+def test_what_is_standing_outlives_a_reset_and_a_clock_set_back() -> None:
+    """Also one that is stamped later than the clock after it; the next one replaces it at once, whatever its stamp."""
+    inputs = ObservationAssembler(replace(CONTRACT, streams=(SAID, EYE)), 0.1, 0.5)
+    inputs.on_features(told(5_000 * MS, 1.0), 5_000 * MS)
+    inputs.on_features(told(7_000 * MS, 2.0), 7_000 * MS)
+    inputs.on_features(features(7_000 * MS), 7_000 * MS)
+    inputs.clear()
+    blind = spoken(0.01, inputs)
+    assert isinstance(blind, Stale) and "features 'eye'" in blind.reason  # inputs are forgotten
+    inputs.on_features(features(10 * MS), 10 * MS)
+    after = spoken(0.02, inputs)
+    assert isinstance(after, Observation) and after.features["said"][0, 0] == 2.0
+    inputs.on_features(told(30 * MS, 3.0), 30 * MS)
+    replaced = spoken(0.03, inputs)
+    assert isinstance(replaced, Observation) and replaced.features["said"][0, 0] == 3.0
+    inputs.restart()
+    inputs.on_features(features(7_100 * MS), 7_100 * MS)
+    later = spoken(7.1, inputs)
+    assert isinstance(later, Observation) and later.features["said"][0, 0] == 3.0
+
+
+def test_camera_images_stay_bytes() -> None:
+    frames = StreamContract("frames", 2, 6, {"extractor": "frames", "size": [2, 2]})
+    prompt = StreamContract("prompt", 3, 2, {"extractor": "prompt"}, moment="standing")
+    inputs = ObservationAssembler(replace(CONTRACT, streams=(frames, prompt)), 0.1, 0.5)
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 6)
+    inputs.on_features(Features(MS, "frames", pixels), MS)
+    inputs.on_features(Features(MS, "prompt", np.ones((3, 2), np.float32)), MS)
+    pixels += 100  # the caller's own
+    seen = spoken(0.002, inputs)
+    assert isinstance(seen, Observation) and seen.features["frames"].dtype == np.uint8
+    assert seen.features["frames"].ravel().tolist() == list(range(12))
+    with pytest.raises(BadInput, match="features 'frames' are float32, expected uint8: the camera's pixels, unscaled"):
+        inputs.on_features(Features(MS, "frames", pixels.astype(np.float32) / 255), MS)
+    with pytest.raises(BadInput, match=r"shape \(2, 5\), expected \(2, 6\)"):
+        inputs.on_features(Features(MS, "frames", pixels[:, :5]), MS)
+    assert inputs.rejections == {"features_type": 1, "features_shape": 1}
+
+
+def test_streams_may_have_greatest_ages_of_their_own() -> None:
+    slow = replace(EYE, name="slow")
+    contract = replace(CONTRACT, streams=(EYE, slow))
+    inputs = ObservationAssembler(contract, 0.1, 0.5, {"slow": 2.0, "not observed": 0.001})
+    inputs.on_features(features(0), 0)
+    inputs.on_features(features(0, stream="slow"), 0)
+    assert isinstance(spoken(0.5, inputs), Observation)
+    eye = spoken(0.6, inputs)
+    assert isinstance(eye, Stale) and "features 'eye' is stale: age 0.600 s, at most 0.500 s" in eye.reason
+    inputs.on_features(features(2_100 * MS), 2_100 * MS)
+    both = spoken(2.1, inputs)
+    assert isinstance(both, Stale) and "features 'slow' is stale: age 2.100 s, at most 2.000 s" in both.reason
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (lambda: replace(SAID, moment="newest"), "is made of the instruction, yet has the moment 'newest'; expected 'standing'"),
+        (lambda: replace(SAID, moment="once"), r"moment 'once', expected one of \('newest', 'first', 'standing'\)"),
+        (lambda: StreamContract("p", 3, 3, {"extractor": "prompt"}, moment="standing"), "has 3 channels, expected 2"),
+        (lambda: StreamContract("p", 3, 3, {"extractor": "points"}), "has 3 channels, expected 4"),
+        (lambda: StreamContract("f", 2, 6, {"extractor": "frames"}), "names no size"),
+        (lambda: StreamContract("f", 2, 6, {"extractor": "frames", "size": [3, 2]}), r"has the shape \(2, 6\), expected \(3, 6\)"),
+        (lambda: StreamContract("f", 2, 6, {"extractor": "frames", "size": [2, 2]}, use=(0,)), "observed as a whole"),
+        (lambda: StreamContract("v", 2, 6, {"mask_channel": 6}), "has its mask in channel 6, expected one of 6"),
+        (lambda: replace(CONTRACT, streams=(StreamContract("f", 2, 6, {"extractor": "frames", "size": [2, 2]}),)), "one prompt"),
+    ],
+)
+def test_contracts_of_impossible_streams_are_refused_by_name(stream, message) -> None:
+    with pytest.raises(ContractError, match=message):
+        stream()

@@ -15,6 +15,7 @@ from flow_policy_ros.runtime.parameters import BLOCKS
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("policy", "sim")}
 ARGUMENTS = {"robot", "checkpoint", "detector", "observation", "namespace", "use_sim_time", "lockstep", "managed"}
+ARGUMENTS |= {"extractor", "model", "instruction"}
 ROS_OWN = {"robot_file", "use_sim_time"}
 
 
@@ -41,7 +42,7 @@ def test_arguments(name: str) -> None:
 
 def test_everything_that_policy_takes_is_passed_on_by_sim() -> None:
     source = FILES["sim"].read_text()
-    passed = ast.literal_eval(re.search(r"^PASSED_ON = (\(.*\))$", source, re.M).group(1))  # type: ignore[union-attr]
+    passed = ast.literal_eval(re.search(r"^PASSED_ON = (\([^)]*\))", source, re.M).group(1))  # type: ignore[union-attr]
     assert set(passed) == declared(FILES["policy"])
 
 
@@ -104,6 +105,18 @@ def test_policy_starts_three_nodes_on_one_robot_file(tmp_path: Path) -> None:
         assert parameters["lockstep.enabled"] is True and parameters["use_sim_time"] is True
     assert started["policy_node"]["policy.checkpoint"] == str(tmp_path / "checkpoint")
     assert started["perception_node"]["perception.detector"] == str(tmp_path / "detector")
+
+
+def test_another_extractor_has_its_weights_from_its_model(tmp_path: Path) -> None:
+    words = {"extractor": "vlm", "model": "my_vlm", "instruction": "open the door"}
+    started = described("policy", tmp_path, **words)
+    given = {name: value for name, value in started["perception_node"].items() if name.startswith("perception.")}
+    assert given == {f"perception.{name}": value for name, value in words.items()}
+    assert started["policy_node"]["policy.instruction"] == "open the door"
+    slots = described("policy", tmp_path, extractor="object_slots")["perception_node"]
+    assert slots["perception.detector"] == str(tmp_path / "detector") and "perception.model" not in slots
+    assert "policy.instruction" not in described("policy", tmp_path)["policy_node"]
+    assert described("sim", tmp_path, instruction="the red goal")["sim_node"]["sim.instruction"] == "the red goal"
 
 
 def test_policy_on_the_object_state_needs_no_perception(tmp_path: Path) -> None:

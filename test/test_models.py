@@ -278,6 +278,9 @@ def test_registry_names_what_is_wrong():
     for name in ("dit", "dit_cross", "embodiment_dit"):
         with pytest.raises(ValueError, match="not a multiple of its 3 heads"):
             make_network(name, network_config(name, {"width": 32, "heads": 3}), SHAPE)
+    for sizes in ({"width": 36, "heads": 8}, {"width": 12, "heads": 4}):
+        with pytest.raises(ValueError, match=r"is not a multiple of its \d heads, each an even number wide"):
+            make_network("deep_features", network_config("deep_features", sizes), SHAPE)
     with pytest.raises(ValueError, match="width 36 is not a multiple of its 8 groups"):
         make_network("unet1d", network_config("unet1d", {"width": 36}), SHAPE)
     with pytest.raises(ValueError, match="kernel is 4, expected an odd number"):

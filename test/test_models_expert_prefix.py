@@ -62,17 +62,17 @@ def test_positions_go_on_as_the_models_own_would(vlm):
 
 @every_vlm
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4), (2, 3)])
-def test_padding_changes_nothing(form, vlm, left, right):
+def test_padding_changes_nothing(form, vlm):
     network = fused(form, vlm)
     inputs = sentence(vlm, [3, 4, 6])
-    padded = dataclasses.replace(sentence(vlm, [3, 4, 6], left, right), pixels=inputs.pixels)
     observation = observed(inputs)
     x, t = noisy(1)
     with torch.no_grad():
         expected = network.velocity(x, t, network.condition(observation))
-        given = network.velocity(x, t, network.condition(dataclasses.replace(observation, prefix=padded)))
-    torch.testing.assert_close(given, expected, rtol=0, atol=2e-6)
+        for left, right in ((3, 0), (0, 4), (2, 3)):
+            padded = dataclasses.replace(sentence(vlm, [3, 4, 6], left, right), pixels=inputs.pixels)
+            given = network.velocity(x, t, network.condition(dataclasses.replace(observation, prefix=padded)))
+            torch.testing.assert_close(given, expected, rtol=0, atol=2e-6, msg=f"padded by {left} and {right}")
 
 
 @every_vlm

@@ -20,6 +20,7 @@ LARGER = {
     "dit_cross": {"width": 64, "expansion": 4},
     "embodiment_dit": {"width": 64, "expansion": 4, "pairs": 1, "future": 1},
     "unet1d": {"levels": 2},
+    "deep_features": {"width": 64, "hidden": 128, "prefix_width": 32, "prefix_hidden": 64},
 }
 BATCH_AND_STEPS = {
     "residual_mlp": (256, 400),
@@ -27,6 +28,7 @@ BATCH_AND_STEPS = {
     "dit": (256, 500),
     "dit_cross": (128, 450),
     "embodiment_dit": (128, 400),
+    "deep_features": (128, 450),
 }
 
 

@@ -61,6 +61,8 @@ class Case:
 LOCKSTEP = {"lockstep__enabled": True}
 TRAJECTORY, RAW = interfaces.TRAJECTORIES[0], interfaces.RAW[0]
 STEP = interfaces.LOCKSTEP[0]
+SMALL = {"width": 64, "height": 48, "rate_hz": 10.0}
+READING = {"perception__extractor": "vlm", "perception__language_tokens": 24}
 ADROIT = "config/robots/adroit_door.yaml"
 CASES = {
     "command, one point a tick, bool switch": Case(
@@ -81,12 +83,24 @@ CASES = {
     ),
     "policy": Case("policy_node", ()),
     "policy, lockstep": Case("policy_node", (STEP,), LOCKSTEP),
+    "policy that looks itself": Case("policy_node", (RAW, *interfaces.ATTENTIVE)),
     "perception": Case("perception_node", (RAW,)),
     "perception, compressed": Case(
         "perception_node",
         interfaces.COMPRESSED,
         {},
         {"cameras": {"front": {"topic": "camera/image_raw/compressed", "width": 64, "height": 48, "rate_hz": 10.0}}},
+    ),
+    "perception, two cameras with depth, a model that reads": Case(
+        "perception_node",
+        (RAW, *interfaces.POINTS, *interfaces.READS),
+        {**READING, "perception__cameras": "front wrist", "perception__points": "2x2"},
+        {
+            "cameras": {
+                "front": {**SMALL, "topic": "camera/image_raw", "depth": {"topic": "camera/depth"}},
+                "wrist": {**SMALL, "topic": "wrist/image_raw", "depth": {"topic": "wrist/depth", "camera_info": "wrist/info"}},
+            }
+        },
     ),
     "sim, lockstep": Case("sim_node", (STEP, TRAJECTORY), LOCKSTEP),
     "player": Case("player_node", (STEP, RAW), {**LOCKSTEP, "player__features": "objects"}),
@@ -110,9 +124,20 @@ def start(case: Case, launcher: Launcher, folder: Path, root: Path) -> dict[str,
         streams = ["objects", "detections"]
         detections = StreamContract("detections", 2, 5, {})
         parameters["policy__checkpoint"] = untrained_policy(folder / "policy", robot, OBJECTS, detections)
+        if RAW in case.conditions:
+            pytest.importorskip("transformers")
+            from test_nodes_language import looking_policy
+
+            streams, parameters["policy__checkpoint"] = [], looking_policy(folder / "looking", robot)
     elif case.node == "perception_node":
         pytest.importorskip("ultralytics")
-        parameters["perception__detector"] = root / "checkpoints" / "adroit_door_detector"
+        if parameters.get("perception__extractor") == "vlm":
+            pytest.importorskip("transformers")
+            from vlm_folders import tiny
+
+            parameters["perception__model"] = tiny("smolvlm", folder / "smolvlm")
+        else:
+            parameters["perception__detector"] = root / "checkpoints" / "adroit_door_detector"
     elif case.node == "player_node":
         parameters["player__bag"] = root / "samples" / "adroit_door" / "seed_5000"
         streams = ["objects"]
@@ -122,12 +147,22 @@ def start(case: Case, launcher: Launcher, folder: Path, root: Path) -> dict[str,
         parameters["recorder__out"] = folder / "bags"
     launcher.node(case.node, robot_file, **parameters)
     camera = robot.cameras[0].topic
+    cameras = [c for c in robot.cameras if c.name in str(case.parameters.get("perception__cameras", robot.cameras[0].name)).split()]
+    endings = ["" if c == robot.cameras[0] else f"_{c.name}" for c in cameras]
+    kind = case.parameters.get("perception__extractor", "detections")
     return {
         "joint_state_topic": [robot.joint_state_topic],
         "command_topic": [robot.command_topic],
         "camera": [camera],
         "camera_info": [f"{camera.rpartition('/')[0]}/camera_info"],
+        "look": [camera],
         "stream": streams,
+        "looked_at": [c.topic for c in cameras],
+        "depth": [c.depth.topic for c in cameras if c.depth],
+        "depth_info": [c.depth.camera_info for c in cameras if c.depth],
+        "perceived": [f"{kind}{ending}" for ending in endings],
+        "points": [f"points{ending}" for ending in endings],
+        "overlay": [f"overlay{ending}" for ending in endings],
     }
 
 

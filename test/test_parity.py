@@ -35,6 +35,7 @@ SIZES = {
     "dit": {"width": 16, "blocks": 2, "heads": 2, "expansion": 2, **TRUNK},
     "dit_cross": {"width": 16, "blocks": 2, "heads": 2, "expansion": 2, "time_width": 16, "state_width": 16},
     "embodiment_dit": {"width": 16, "pairs": 1, "heads": 2, "expansion": 2, "future": 2, "time_width": 16},
+    "deep_features": {"width": 16, "layers": 2, "heads": 2, "hidden": 32, "prefix_width": 16, "prefix_hidden": 32},
 }
 COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
 HORIZON = 6

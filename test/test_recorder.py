@@ -380,6 +380,17 @@ def test_what_counts_as_missing(
     assert selection(ears.node, load_robot(write_robot(tmp_path, **block)), (), False).missing(heard) == lacks
 
 
+def test_depth_and_its_camera_info_are_recorded(ears: Ears, tmp_path: Path) -> None:
+    depth = {"topic": "camera/depth/image_raw", "camera_info": "camera/depth/info"}
+    front = {"topic": "camera/image_raw", "width": 64, "height": 48, "rate_hz": 10.0}
+    robots = [load_robot(write_robot(tmp_path, cameras={"front": {**front, **more}})) for more in ({}, {"depth": depth})]
+    published = ["/camera/image_raw", "/camera/camera_info", "/camera/depth/image_raw", "/camera/depth/info", "/wrist/image_raw"]
+    colour, both = (selection(ears.node, robot, (), False) for robot in robots)
+    assert colour.wanted(published) == ["/camera/camera_info", "/camera/image_raw"]
+    assert both.wanted(published) == sorted(published[:-1])
+    assert both.cameras == ("/camera/image_raw",)  # a recording is of use without depth
+
+
 def test_the_terminals_line_shows_keys_and_time_within_80_columns() -> None:
     values = {"state": "recording", "seconds": 3723.4, "messages": 123456, "size_mb": 1234.56, "free_gb": 12.3, "lost": 7}
     shown = line(values, OK, "recording")

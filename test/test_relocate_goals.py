@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flow_policy_ros.cli.demonstrate import main as demonstrate_command
+from flow_policy_ros.data.bag_recording import read_recording
 from flow_policy_ros.data.episodes import Episode, load_episodes
 from flow_policy_ros.evaluation.demonstrate import demonstrate
 from flow_policy_ros.evaluation.instructed import Pairing, run_paired, scores
@@ -137,12 +138,14 @@ def test_demonstration_carries_its_instruction(robot, expert, tmp_path):
     assert episode.streams["objects"][1].shape == (20, 1, 3 + 6 * len(GOALS))
 
 
-def test_command_line_records_every_goal_in_turn(expert, tmp_path, capsys):
+def test_command_line_records_every_goal_in_turn(robot, expert, tmp_path, capsys):
     arguments = ["--expert", str(EXPERTS), "--out", str(tmp_path), "--task", "relocate_goals", "--steps", str(STEPS)]
-    assert demonstrate_command([*arguments, "--episodes", "2"]) == 0
+    assert demonstrate_command([*arguments, "--episodes", "2", "--bags", str(tmp_path / "bags")]) == 0
     assert demonstrate_command([*arguments, "--episodes", "1", "--seed", "2", "--instruction", "the ball belongs in red"]) == 0
     told = [episode.instruction for episode in load_episodes(tmp_path)]
     assert told == [draw(GOALS, 0), draw(GOALS, 1), "the ball belongs in red"]
+    bags = sorted((tmp_path / "bags").iterdir())
+    assert [read_recording(bag, robot.robot)[0].instruction for bag in bags] == told[:2]
     assert demonstrate_command([*arguments, "--episodes", "1", "--instruction", "juggle"]) == 2
     assert "instruction 'juggle' must ask for exactly one goal" in capsys.readouterr().err
 
@@ -165,7 +168,7 @@ def test_phrasings_ask_for_their_goal():
 
 
 def test_instructions_are_drawn_for_every_goal():
-    drawn = {draw(GOALS, seed) for seed in range(200)}
+    drawn = {draw(GOALS, seed) for seed in range(600)}
     assert drawn == {sentence for goal in GOALS for sentence in phrasings(goal)}
     assert [goal_of(draw(GOALS, seed), GOALS).name for seed in range(4)] == ["green", "red", "green", "red"]
 

@@ -104,6 +104,36 @@ def test_what_bounds_cannot_tell_is_judged_before_anything_changes(context: rclp
     assert node.set_parameters_atomically([Parameter("policy.steps", value=5)]).successful and len(changes) == 1
 
 
+def test_an_order_is_obeyed_again_and_what_refuses_it_changes_nothing(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    changes: list[Any] = []
+    said: list[str] = []
+
+    def order(text: str) -> None:
+        if text == "nonsense":
+            raise ParameterError("nobody can read that.")
+        said.append(text)
+
+    parameters = NodeParameters(
+        node, load_robot(write_robot(tmp_path)), ("policy",), lambda _, block: changes.append(block),
+        orders={"policy.instruction": order},
+    )  # fmt: skip
+    before = parameters.block(PolicyParameters)
+    left = Parameter("policy.instruction", value="go left")
+    for _ in range(2):
+        assert node.set_parameters_atomically([left]).successful
+    assert said == ["go left", "go left"] and len(changes) == 1  # the second time nothing changed, and it was an order still
+    assert node.set_parameters_atomically([Parameter("policy.steps", value=3)]).successful and len(said) == 2
+    refused = [Parameter("policy.steps", value=4), Parameter("policy.instruction", value="nonsense")]
+    answer = node.set_parameters_atomically(refused)
+    assert not answer.successful and answer.reason == "nobody can read that."
+    told = dataclasses.replace(before, steps=3, instruction="go left")
+    assert parameters.block(PolicyParameters) == told == changes[-1]
+    assert node.get_parameter("policy.instruction").value == "go left" and node.get_parameter("policy.steps").value == 3
+    unsound = [left, Parameter("policy.rate_hz", value=1000.0)]
+    assert not node.set_parameters_atomically(unsound).successful and len(said) == 2
+
+
 def test_the_robot_file_must_be_given(context: rclpy.Context, tmp_path: Path) -> None:
     with pytest.raises(RobotFileError, match="robot_file is not set"):
         robot_of(make_node(context))

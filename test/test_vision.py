@@ -6,14 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from flow_policy_ros.vision.dataset import (
-    DatasetError,
-    LabelledImages,
-    augment,
-    fit,
-    read_yolo_folder,
-    write_yolo_folder,
-)
+from flow_policy_ros.vision.dataset import augment, fit
 from flow_policy_ros.vision.detector import Detections
 from flow_policy_ros.vision.detector_quality import average_precision, iou
 from flow_policy_ros.vision.features import best_per_class
@@ -127,29 +120,6 @@ def test_fit_scales_boxes_with_the_image():
     assert square.shape == (256, 256, 3)
     ys, xs = np.nonzero(square.mean(axis=2) > 160)
     assert moved[0, 1:] == pytest.approx([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], abs=1.5)
-
-
-def test_yolo_folder_round_trip(tmp_path):
-    image, rows = square_with_marker()
-    empty = np.zeros((0, 5), dtype=np.float32)
-    write_yolo_folder(LabelledImages(("thing", "other"), [image, image[:, :48]], [rows, empty]), tmp_path)
-    back = read_yolo_folder(tmp_path)
-    assert back.classes == ("thing", "other")
-    assert np.array_equal(back.images[0], image) and back.images[1].shape == (64, 48, 3)
-    assert back.boxes[0] == pytest.approx(rows, abs=1e-3)
-    assert back.boxes[1].shape == (0, 5)
-
-
-@pytest.mark.parametrize(
-    ("row", "said"), [("7 0.5 0.5 0.1 0.1", "class outside"), ("0 0.5", "class cx cy w h"), ("0 40 40 10 10", "0…1")]
-)
-def test_bad_labels_are_named(tmp_path, row, said):
-    image, rows = square_with_marker()
-    write_yolo_folder(LabelledImages(("thing",), [image, image], [rows, rows]), tmp_path)
-    (tmp_path / "labels" / "000001.txt").write_text(row + "\n")
-    with pytest.raises(DatasetError, match=said) as error:
-        read_yolo_folder(tmp_path)
-    assert "000001.txt" in str(error.value)
 
 
 def test_average_precision_of_hits_and_misses():

@@ -151,9 +151,9 @@ def test_a_processor_that_normalises_wrongly_is_measured(folders, tmp_path, faul
 def test_normalising_in_front_of_the_processor_is_measured(folders):
     encoder = load_encoder(str(folders("siglip")))
     once = Normalisation((0.5,) * 3, (0.5,) * 3)
-    check_once(encoder._picture, once, SIZE, "it")
+    check_once(encoder.picture, once, SIZE, "it")
     with pytest.raises(ExtractorError, match=r"of it makes .* of (black|white), expected"):
-        check_once(lambda image: (encoder._picture(image) - 0.5) / 0.5 + 1, once, SIZE, "it")
+        check_once(lambda image: (encoder.picture(image) - 0.5) / 0.5 + 1, once, SIZE, "it")
 
 
 def test_language_is_read_once_until_the_instruction_changes(folders):
@@ -243,7 +243,7 @@ def test_patches_lie_where_the_processor_puts_them(folders):
     encoder = load_encoder(str(folders("clip")))
     image = np.zeros((*SIZE, 3), np.uint8)
     image[24:36, 8 + 12 : 8 + 24] = 255  # rows 2, column 1 of 4 by 4
-    bright = encoder._picture(image)[0].reshape(4, 8, 4, 8).mean(axis=(1, 3))
+    bright = encoder.picture(image)[0].reshape(4, 8, 4, 8).mean(axis=(1, 3))
     assert np.unravel_index(bright.argmax(), (4, 4)) == (2, 1)
 
 

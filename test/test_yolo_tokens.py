@@ -10,6 +10,7 @@ import yaml
 from flow_policy_ros.vision.detector import Detector, load_detector
 from flow_policy_ros.vision.features import best_per_class
 from flow_policy_ros.vision.pretrained import ExtractorError
+from flow_policy_ros.vision.tracking import SlotTracker, Tracking
 from flow_policy_ros.vision.ultralytics_setup import import_ultralytics
 from flow_policy_ros.vision.yolo_tokens import DetectionSlots, NeckTokens, RegionFeatures, box_mean, inside_image
 from flow_policy_ros.vision.yolo_view import Yolo, YoloView, class_map, load_yolo
@@ -184,3 +185,64 @@ def test_identities_tell_the_settings_apart(yolo):
     identities = [str(k.identity()) for k in kinds]
     assert len(set(identities)) == len(kinds)
     assert DetectionSlots(yolo, [name]).identity() == kinds[0].identity()
+
+
+def seen_at(tracker, stamp_ms, *boxes):
+    at = np.array(boxes, np.float32).reshape(-1, 4)
+    return dict(tracker.assign(at, stamp_ms * 1_000_000))
+
+
+def test_an_object_keeps_its_row_when_another_scores_higher():
+    tracker = SlotTracker(2, Tracking())
+    left, right = [0, 0, 10, 10], [50, 0, 60, 10]
+    assert seen_at(tracker, 0, left, right) == {0: 0, 1: 1} and tracker.ids == [1, 2]
+    moved = [[51, 0, 61, 10], [1, 1, 11, 11]]  # the right one is now found more clearly
+    assert seen_at(tracker, 80, *moved) == {0: 1, 1: 0} and tracker.ids == [1, 2]
+    assert seen_at(tracker, 160, [52, 0, 62, 10]) == {1: 0}  # the left one is hidden: its row stays empty
+    assert seen_at(tracker, 240, [53, 0, 63, 10], [2, 2, 12, 12]) == {0: 1, 1: 0} and tracker.ids == [1, 2]
+
+
+def test_a_new_object_takes_a_free_row_then_that_of_the_longest_unseen():
+    tracker = SlotTracker(2, Tracking(patience_s=1.0))
+    a, b, c, d = ([x, 0, x + 10, 10] for x in (0, 30, 60, 90))
+    assert seen_at(tracker, 0, a) == {0: 0}
+    assert seen_at(tracker, 100, b) == {1: 0} and tracker.ids == [1, 2]
+    assert seen_at(tracker, 200, b, c) == {0: 1, 1: 0} and tracker.ids == [3, 2]
+    assert seen_at(tracker, 300, b, c, d) == {0: 1, 1: 0}  # no place: both are there
+    assert seen_at(tracker, 1400) == {} and tracker.ids == [0, 0]
+    assert seen_at(tracker, 1500, c) == {0: 0} and tracker.ids == [4, 0]
+
+
+def test_an_earlier_stamp_is_another_episode():
+    tracker = SlotTracker(1, Tracking())
+    seen_at(tracker, 500, [0, 0, 10, 10])
+    assert seen_at(tracker, 0, [50, 0, 60, 10], [0, 0, 10, 10]) == {0: 0} and tracker.ids == [1]
+    assert seen_at(tracker, 0, [0, 0, 10, 10], [50, 0, 60, 10]) == {0: 1}  # the same picture again: the same object
+
+
+def test_the_greatest_overlap_wins_whatever_the_score():
+    tracker = SlotTracker(2, Tracking(least_iou=0.1))
+    seen_at(tracker, 0, [0, 0, 10, 10], [8, 0, 18, 10])
+    assert seen_at(tracker, 80, [7, 0, 17, 10], [1, 0, 11, 10]) == {0: 1, 1: 0}
+    assert seen_at(SlotTracker(2, Tracking()), 0) == {}
+
+
+def test_slots_that_track(yolo):
+    name = yolo.classes[0]
+    tracked = DetectionSlots(yolo, [name], slots=2, tracking=Tracking())
+    plain = DetectionSlots(yolo, [name], slots=2)
+    boxes = [[0, 0, 20, 10], [50, 20, 70, 40]]
+    first, swapped = view(boxes, [0.9, 0.8], [0, 0]), view(boxes[::-1], [0.95, 0.9], [0, 0])
+    for slots, kept in ((tracked, True), (plain, False)):
+        before, after = slots.values(first, 0), slots.values(swapped, 80_000_000)
+        assert np.array_equal(before[:, 0], after[:, 0]) == kept
+    assert tracked.ids.tolist() == [1, 2] and plain.ids.tolist() == [0, 0]
+    assert tracked.identity()["tracking"] == {"least_iou": 0.2, "patience_s": 0.5} and "tracking" not in plain.identity()
+    tracked.values(view([], [], []), 160_000_000)
+    assert (tracked.values(view([], [], []), 160_000_000) == 0).all()
+
+
+@pytest.mark.parametrize("values", [{"least_iou": 0.0}, {"least_iou": 1.5}, {"patience_s": 0.0}])
+def test_tracking_that_makes_no_sense_is_refused(values):
+    with pytest.raises(ExtractorError, match="expected an overlap above 0"):
+        Tracking(**values)

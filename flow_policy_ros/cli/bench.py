@@ -10,6 +10,7 @@ BENCHES: dict[str, tuple[str, str]] = {
     "sampling": ("flow_policy_ros.cli.bench_sampling", "time of a whole chunk, per network or checkpoint and step count"),
     "training": ("flow_policy_ros.cli.bench_training", "training samples per second, per network"),
     "adroit": ("flow_policy_ros.cli.bench_adroit", "closed-loop success of checkpoints, per step count"),
+    "instructed": ("flow_policy_ros.cli.bench_instructed", "whether another instruction makes a policy reach another goal"),
     "latency": ("flow_policy_ros.cli.bench_latency", "success and smoothness over inference delay, per mode and naively"),
     "control": ("flow_policy_ros.cli.bench_control", "period error, stage time and memory of the command process, under load"),
     "replay": ("flow_policy_ros.cli.bench_replay", "speed of replay over real time, and memory over the length of recordings"),
@@ -20,7 +21,7 @@ BENCHES: dict[str, tuple[str, str]] = {
 
 def usage() -> str:
     """The text of ``flow_policy bench --help``."""
-    rows = "\n".join(f"  {name:<10}{line}" for name, (_, line) in BENCHES.items())
+    rows = "\n".join(f"  {name:<12}{line}" for name, (_, line) in BENCHES.items())
     return f"usage: flow_policy bench NAME [OPTIONS]\n\n{rows}\n\n'flow_policy bench NAME --help' lists a benchmark's options."
 
 

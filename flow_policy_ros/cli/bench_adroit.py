@@ -13,8 +13,8 @@ class Arguments:
 
     checkpoints: tuple[Path, ...]
     """Checkpoint folders with the state observation."""
-    task: Literal["door", "hammer", "pen", "relocate"] = "door"
-    """Which Adroit task."""
+    task: Literal["door", "hammer", "pen", "relocate", "relocate_goals"] = "door"
+    """Which Adroit task; of relocate_goals the goals are asked for in turn, in phrasings drawn by seed."""
     steps: tuple[int, ...] = (10,)
     """Solver steps; one row per checkpoint and number."""
     episodes: int = 100
@@ -73,6 +73,7 @@ def run(path: Path, steps: int, arguments: Arguments) -> dict[str, object]:
     from rich.progress import track
 
     from flow_policy_ros.evaluation.closed_loop import run_episode
+    from flow_policy_ros.evaluation.instructed import ask
     from flow_policy_ros.evaluation.setup import load, select
     from flow_policy_ros.evaluation.summary import summarise
     from flow_policy_ros.policy.checkpoint import load_checkpoint
@@ -84,7 +85,10 @@ def run(path: Path, steps: int, arguments: Arguments) -> dict[str, object]:
     begin = time.monotonic()
     title = f"{path.name}, {steps} steps"
     numbers = track(range(arguments.episodes), description=title, console=Console(stderr=True))
-    outcomes = [run_episode(robot, loaded.stack, arguments.seed + i, i, 200) for i in numbers]
+    outcomes = []
+    for i in numbers:
+        ask(robot, "", arguments.seed + i)
+        outcomes.append(run_episode(robot, loaded.stack, arguments.seed + i, i, 200))
     summary = summarise(outcomes, loaded, time.monotonic() - begin, arguments.seed)
     return {
         "network": load_checkpoint(path).model.network_name,

@@ -1,4 +1,7 @@
-"""``flow_policy bench sampling``: how long a whole chunk takes, from observation to joint positions."""
+"""``flow_policy bench sampling``: how long a whole chunk takes, from observation to joint positions.
+
+What deep fusion costs with and without its cache is ``bench_fusion``'s.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ class Arguments:
     """Chunks per row."""
     threads: int = 1
     """Threads of the tensor library."""
+    vlms: tuple[str, ...] = ("tiny",)
+    """Without checkpoints: deep fusion over vision-language models of these sizes, with and without its cache, at 10 steps: tiny,
+    smolvlm_256m (minutes). Weights are random."""
     json: Path | None = None
     """Write the figures to this file as well."""
 
@@ -31,17 +37,22 @@ def main(argv: list[str]) -> int:
     import tyro
 
     from flow_policy_ros.cli.bench import require_positive
+    from flow_policy_ros.cli.bench_fusion import VLMS
     from flow_policy_ros.cli.outputs import print_json, require_file
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench sampling")
     require_file("--json", arguments.json)
     require_positive(("--repeats", arguments.repeats), ("--threads", arguments.threads))
+    unknown = sorted(set(arguments.vlms) - set(VLMS))
+    if unknown:
+        raise ValueError(f"--vlms names {', '.join(unknown)}, expected some of: {', '.join(VLMS)}.")
     print_json(measure(arguments), arguments.json)
     return 0
 
 
 def measure(arguments: Arguments) -> dict[str, object]:
-    """``rows`` of name, parameters, nfe, threads, backend, ms_p50, ms_p99, and ``ratios``: ms of each step count to one step.
+    """``rows`` of name, parameters, nfe, threads, backend, ms_p50, ms_p99, and ``ratios``: ms of each step count to one step;
+    without checkpoints also ``deep_fusion``, see ``fusion_rows``.
 
     The step counts of a network take turns, so that all see the same load.
     """
@@ -50,6 +61,7 @@ def measure(arguments: Arguments) -> dict[str, object]:
     import numpy as np
     import torch
 
+    from flow_policy_ros.cli.bench_fusion import fusion_rows
     from flow_policy_ros.policy.deployed import empty_observation
 
     torch.set_num_threads(arguments.threads)
@@ -80,7 +92,8 @@ def measure(arguments: Arguments) -> dict[str, object]:
                 }
             )
         ratios[name] = {str(steps): round(float(p50[steps] / p50[min(p50)]), 2) for steps in p50}
-    return {"rows": rows, "ratios": ratios}
+    fusion = {} if arguments.checkpoints else {"deep_fusion": fusion_rows(arguments.vlms, arguments.repeats, arguments.threads)}
+    return {"rows": rows, "ratios": ratios, **fusion}
 
 
 def loaded(paths: tuple[Path, ...]) -> dict[str, FlowPolicy]:

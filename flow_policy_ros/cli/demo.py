@@ -26,10 +26,14 @@ class Arguments:
     1: ran, and they did not; 2: refused.
     """
 
-    task: Literal["door", "hammer", "pen", "relocate"] = "door"
+    task: Literal["door", "hammer", "pen", "relocate", "relocate_goals"] = "door"
     """Which Adroit task."""
-    observation: Literal["camera", "state"] = "camera"
-    """camera: joint positions and detections; state: joint positions and the simulator's object state."""
+    observation: Literal["camera", "state"] | None = None
+    """camera: joint positions and detections; state: joint positions and the simulator's object state. Default: camera, for
+    relocate_goals state."""
+    instruction: str = ""
+    """What the robot is to do, in words, for checkpoints that read an instruction. relocate_goals: which goal counts as success;
+    empty: the goals in turn, in phrasings drawn by seed."""
     episodes: int = 5
     """How many episodes; episode i starts from the scene of seed + i."""
     seed: int = 0
@@ -79,7 +83,7 @@ def demo(arguments: Arguments) -> int:
     from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.cli.over_ros import run_over_ros
     from flow_policy_ros.evaluation.report import write_report
-    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.evaluation.setup import default_observation, load, select
     from flow_policy_ros.evaluation.summary import print_summary, summarise
     from flow_policy_ros.ros.processes import handled
     from flow_policy_ros.runtime.inject import Injection
@@ -93,11 +97,13 @@ def demo(arguments: Arguments) -> int:
     make_folder("--out", arguments.out)
     console = Console()
     choose_backend()
+    observation = arguments.observation or default_observation(arguments.task)
     selection = select(
-        arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
+        arguments.task, observation, arguments.checkpoint, arguments.detector, arguments.robot,
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
     )  # fmt: skip
-    selection = replace(selection, mode=arguments.mode, injection=Injection.parse(arguments.inject))
+    injection = Injection.parse(arguments.inject)
+    selection = replace(selection, mode=arguments.mode, injection=injection, instruction=arguments.instruction)
     with console.status("loading the policy; on a machine's first run also measuring how long it takes"):
         loaded = load(selection, "none" if arguments.realtime else arguments.latency)
     display = Display(console, arguments)
@@ -112,7 +118,7 @@ def demo(arguments: Arguments) -> int:
         console.line()  # the display leaves its last line open
     summary = {
         "task": arguments.task,
-        "observation": arguments.observation,
+        "observation": observation,
         "steps": arguments.steps,
         "mode": arguments.mode,
         "inject": str(selection.injection),

@@ -22,10 +22,14 @@ class Arguments:
     Exit code 0: ran; 1: ran, and the policy stopped on bad input or the guard reported a fault; 2: refused.
     """
 
-    task: Literal["door", "hammer", "pen", "relocate"] = "door"
+    task: Literal["door", "hammer", "pen", "relocate", "relocate_goals"] = "door"
     """Which Adroit task."""
-    observation: Literal["camera", "state"] = "camera"
-    """camera: joint positions and detections; state: joint positions and the simulator's object state."""
+    observation: Literal["camera", "state"] | None = None
+    """camera: joint positions and detections; state: joint positions and the simulator's object state. Default: camera, for
+    relocate_goals state."""
+    instruction: str = ""
+    """What the robot is to do, in words, for checkpoints that read an instruction. relocate_goals: which goal counts as success;
+    empty: the goals in turn, in phrasings drawn by seed."""
     episodes: int = 50
     """How many episodes; episode i resets the simulator with seed + i."""
     seed: int = 5000
@@ -78,7 +82,7 @@ def evaluate(arguments: Arguments) -> int:
     from rich.console import Console
 
     from flow_policy_ros.cli.outputs import make_folder, require_file
-    from flow_policy_ros.evaluation.setup import select
+    from flow_policy_ros.evaluation.setup import default_observation, select
     from flow_policy_ros.evaluation.summary import print_summary
     from flow_policy_ros.runtime.inject import Injection
     from flow_policy_ros.runtime.parameters import ParameterError, SimParameters, check
@@ -89,17 +93,18 @@ def evaluate(arguments: Arguments) -> int:
     require_file("--json", arguments.json)
     make_folder("--out", arguments.out)
     make_folder("--bag", arguments.bag)
+    observation = arguments.observation or default_observation(arguments.task)
     selection = select(
-        arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot,
+        arguments.task, observation, arguments.checkpoint, arguments.detector, arguments.robot,
         steps=arguments.steps, policy_seed=arguments.seed, limit_scale=arguments.limit_scale,
     )
     selection = replace(
         selection, solver=arguments.solver, guidance_scale=arguments.guidance, deadline_s=arguments.deadline_ms * 1e-3,
-        mode=arguments.mode, injection=Injection.parse(arguments.inject),
+        mode=arguments.mode, injection=Injection.parse(arguments.inject), instruction=arguments.instruction,
     )
     start = time.monotonic()
     summary = (over_ros if arguments.ros else in_process)(arguments, selection, start)
-    summary = {"task": arguments.task, "observation": arguments.observation, "steps": arguments.steps, "mode": arguments.mode,
+    summary = {"task": arguments.task, "observation": observation, "steps": arguments.steps, "mode": arguments.mode,
                "inject": str(selection.injection), "limit_scale": arguments.limit_scale, **summary}
     print_summary(Console(), summary)
     if arguments.json is not None:
@@ -112,6 +117,7 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
     from rich.progress import track
 
     from flow_policy_ros.evaluation.closed_loop import run_episode
+    from flow_policy_ros.evaluation.instructed import ask
     from flow_policy_ros.evaluation.record import Recorder
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
@@ -120,8 +126,9 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
     loaded = load(selection, arguments.latency)
     robot = AdroitRobot(arguments.task, loaded.robot)
     outcomes, records = [], []
-    for i in track(range(arguments.episodes), description=f"{arguments.task}, {arguments.observation}"):
+    for i in track(range(arguments.episodes), description=f"{arguments.task}, {selection.checkpoint.name}"):
         recorder = Recorder(robot) if arguments.out is not None or arguments.bag is not None else None
+        ask(robot, arguments.instruction, arguments.seed + i)
         result = run_episode(robot, loaded.stack, arguments.seed + i, i, arguments.control_steps, recorder)
         outcomes.append(result)
         if recorder is not None:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("flow_policy_ros.cli.replay", "run a policy over recordings and judge whether it may run on the robot"),
     "train": ("flow_policy_ros.cli.train", "train a policy on recorded episodes"),
     "distill": ("flow_policy_ros.cli.distill", "distil a policy to one solver step (reflow)"),
+    "export": ("flow_policy_ros.cli.export", "write a policy's network as ONNX graphs, and compare chunks and times"),
     "train-detector": ("flow_policy_ros.cli.train_detector", "train the detector on frames labelled by the simulator"),
     "demonstrate": ("flow_policy_ros.cli.demonstrate", "record expert episodes in the simulator"),
     "take-over": ("flow_policy_ros.cli.take_over", "record the expert taking over from a policy (DAgger)"),

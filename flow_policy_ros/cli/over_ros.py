@@ -19,6 +19,8 @@ from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.safety.following import SLOWED
 from flow_policy_ros.safety.limiter import KINDS
 from flow_policy_ros.safety.statistics import CommandStatistics
+from flow_policy_ros.sim.instructions import goal_of
+from flow_policy_ros.sim.tasks import TASKS
 
 if TYPE_CHECKING:
     from flow_policy_ros.ros.collector import Seen, SimStatus
@@ -59,6 +61,7 @@ def run_over_ros(
 ) -> RosRun:
     """Start the nodes, run ``episodes`` from scenes ``seed``, ``seed + 1``, …, end the nodes.
 
+    Of a task with several goals the selection's instruction is asked for in every episode, without one what is drawn by seed.
     In lockstep (the default) the profile of ``loaded`` is injected and every set-point equals that of
     ``closed_loop.run_episode``; with ``realtime`` delays are the real ones. Raises ``NodeProblem`` when a node does not come
     up, dies or is silent.
@@ -66,6 +69,10 @@ def run_over_ros(
     from flow_policy_ros.resources import share
     from flow_policy_ros.ros.conductor import Conductor
 
+    goals = TASKS[selection.task].goals
+    asked = selection.instruction if goals else ""
+    if asked:
+        goal_of(asked, goals)  # refused before anything is started
     records: list[EpisodeRecord] = []
     outcomes: list[EpisodeResult] = []
 
@@ -76,7 +83,7 @@ def run_over_ros(
     specs = node_specs(selection, loaded, realtime)
     with Conductor(loaded.robot, specs, realtime, share() / "config" / "fastdds.xml") as conductor:
         for i in range(episodes):
-            seen = conductor.run(seed + i, i, control_steps, tell)
+            seen = conductor.run(seed + i, i, control_steps, tell, asked)
             record = record_of(seen, loaded.robot, seed + i, realtime)
             records.append(record)
             outcomes.append(outcome_of(seen, record, realtime))
@@ -107,14 +114,15 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "policy.deadline_s": selection.deadline_s,
         "policy.mode": selection.mode,
     }
+    if selection.instruction:
+        policy["policy.instruction"] = selection.instruction
     specs = [
         NodeSpec("sim_node", {**shared, "sim.task": selection.task, "sim.realtime": realtime}),
         NodeSpec("policy_node", {**shared, **policy}),
         NodeSpec("command_node", {**shared, "command.limit_scale": selection.limit_scale}),
     ]
-    if loaded.stack.perception is not None and selection.detector is not None:
-        detector: dict[str, str | int | float | bool] = {"perception.detector": str(selection.detector.resolve())}
-        specs.append(NodeSpec("perception_node", {**shared, **detector}))
+    if loaded.stack.perception is not None:
+        specs.append(NodeSpec("perception_node", {**shared, **loaded.perceiving}))
     return specs
 
 
@@ -137,6 +145,7 @@ def record_of(seen: Seen, robot: Robot, seed: int, realtime: bool) -> EpisodeRec
         frames=seen.frames,
         groups=robot.groups,
         success_stamp=success_stamp,
+        instruction=seen.status.instruction,
     )
 
 
@@ -176,6 +185,7 @@ def outcome_of(seen: Seen, record: EpisodeRecord, realtime: bool) -> EpisodeResu
         stale=seen.stale,
         statistics=statistics_of(seen.reports.get("command", {}), None),
         durations_ms=durations,
+        goal_reached=seen.status.goal_reached,
     )
 
 

@@ -6,7 +6,10 @@ import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from flow_policy_ros.vision.features import FeatureExtractor
 
 HELP = "record the expert taking over from a policy (DAgger)"
 
@@ -52,6 +55,8 @@ def main(argv: list[str]) -> int:
 
 def record(arguments: Arguments) -> int:
     """Record in ``jobs`` processes; episodes in the folder are kept, so that an interrupted run goes on."""
+    from multiprocessing import get_context
+
     from rich.progress import track
 
     from flow_policy_ros.data.episodes import EXTRACTOR_FILE
@@ -60,23 +65,25 @@ def record(arguments: Arguments) -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     shares = [list(seeds[i :: arguments.jobs * 8]) for i in range(arguments.jobs * 8)]
     kept = 0
-    with ProcessPoolExecutor(max_workers=arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:  # as in featurize
         futures = [pool.submit(record_seeds, share, arguments) for share in shares if share]
         for future in track(as_completed(futures), total=len(futures), description="taking over"):
-            count, identity = future.result()
+            count, identities = future.result()
             kept += count
-            if identity:
-                (arguments.out / EXTRACTOR_FILE).write_text(json.dumps({"detections": identity}, indent=1) + "\n")
+            if identities:
+                (arguments.out / EXTRACTOR_FILE).write_text(json.dumps(identities, indent=1) + "\n")
     print(f"{kept} recoveries from {arguments.episodes} tries in {arguments.out}")
     return 0
 
 
-def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str, Any]]:
-    """One process's share: how many recoveries were kept, and the identity of what made the features."""
+def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str, dict[str, Any]]]:
+    """One process's share: how many recoveries were kept, and the identity of what made the features, by stream."""
+    from dataclasses import replace
+
     import numpy as np
 
     from flow_policy_ros.evaluation.demonstrate import take_over
-    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.evaluation.setup import DETECTIONS, load, select
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.robot import AdroitRobot
 
@@ -84,6 +91,8 @@ def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str,
     loaded = load(selection, arguments.latency)
     robot = AdroitRobot(arguments.task, loaded.robot)
     expert = Expert(arguments.expert, robot.task.expert_name)
+    perception = loaded.stack.perception
+    stream = "" if perception is None else cast("FeatureExtractor", perception).stream
     kept = 0
     for seed in seeds:
         path = arguments.out / f"takeover_{seed:06d}.npz"
@@ -92,8 +101,9 @@ def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str,
         after = int(np.random.default_rng([seed, 11]).integers(4, arguments.longest, endpoint=True))
         recording = take_over(robot, loaded.stack, expert, seed, after, arguments.steps)
         if recording.success:
-            recording.episode(arguments.task, loaded.robot.name, loaded.robot.joints).save(path)
+            episode = recording.episode(arguments.task, loaded.robot.name, loaded.robot.joints)
+            named = {stream if name == DETECTIONS else name: seen for name, seen in episode.streams.items()}
+            replace(episode, streams=named).save(path)
             kept += 1
     robot.close()
-    perception = loaded.stack.perception
-    return kept, dict(perception.identity()) if perception is not None else {}
+    return kept, {} if perception is None else {stream: dict(perception.identity())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from flow_policy_ros.data.episodes import Episode
     from flow_policy_ros.vision.dataset import LabelledImages
+    from flow_policy_ros.vision.yolo_findings import Finding
 
 HELP = "train an object detector on simulated frames or on a YOLO dataset"
 
@@ -23,17 +24,26 @@ class Arguments:
     """Train an object detector on simulated frames that label themselves, or on a YOLO dataset. Uses no network."""
 
     out: Path
-    """Folder for the detector (model.safetensors, architecture.yaml, detector.json, README.md, preview.jpg)."""
+    """Folder for the detector (model.safetensors, architecture.yaml, detector.json, README.md, preview.jpg, previews/)."""
     task: str = "door"
     """Simulated task whose objects are detected: door, hammer, pen or relocate."""
     episodes: Path | None = None
     """Folder of recorded episodes; frames are rendered again at random ticks of them."""
     dataset: Path | None = None
-    """Instead of --episodes: folder with images/, labels/ and data.yaml in the YOLO layout."""
+    """Instead of --episodes: folder of your own pictures in the YOLO layout (images/, labels/, data.yaml with names, train, val).
+    It is looked through first; what is wrong with it is said, skipped or refused."""
+    strict: bool = False
+    """Refuse a data set of which pictures would be skipped (unreadable ones, malformed labels)."""
+    check: bool = False
+    """Only look through the data set."""
     robot: Path | None = None
     """Robot file with the camera; default config/robots/adroit_<task>.yaml."""
     model: str = "yolo11n.yaml"
-    """Any detection architecture of ultralytics by name, e.g. yolo11n.yaml, yolo12n.yaml, yolo26n.yaml."""
+    """Any detection or pose architecture of ultralytics by name, e.g. yolo11n.yaml, yolo26n.yaml, yolo11n-pose.yaml (keypoints)."""
+    start: Path | None = None
+    """Detector folder whose weights to train on from (where names and shapes agree), or a .pt file; fewer pictures will do."""
+    allow_pickle: bool = False
+    """Load --start from a .pt file, which executes code from it. Only for files you trust."""
     image_size: int = 256
     """Side of the network's input, px; a multiple of 32."""
     images: int = 1000
@@ -44,8 +54,12 @@ class Arguments:
     """Images per step."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
+    resume: bool = False
+    """Continue an interrupted training in --out exactly; begin anew when there is none."""
     seed: int = 0
     """Seed of weights, frames and augmentation."""
+    device: str = ""
+    """Where to train, e.g. cpu or cuda:0; empty for the accelerator where there is one."""
     threads: int = 1
     """Threads of the tensor library."""
     json: Path | None = None
@@ -53,7 +67,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0; bad input raises ``ValueError``- or ``SimError``-derived errors."""
+    """Returns 0, or 1 when interrupted; bad input raises ``ValueError``- or ``SimError``-derived errors."""
     import tyro
 
     return run(tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy train-detector"), argv)
@@ -64,12 +78,23 @@ def run(arguments: Arguments, argv: list[str]) -> int:
     import numpy as np
     import torch
 
+    from flow_policy_ros.cli.detector_report import print_remarks, print_table, write_readme
     from flow_policy_ros.cli.outputs import make_folder, require_file
-    from flow_policy_ros.training.progress import ProgressBar
-    from flow_policy_ros.vision.dataset import DatasetError, read_yolo_folder
-    from flow_policy_ros.vision.detector import DetectorError, load_detector
+    from flow_policy_ros.training.progress import InterruptFlag, ProgressBar
+    from flow_policy_ros.vision.dataset import DatasetError
+    from flow_policy_ros.vision.detector import DetectorError, load_detector, load_weights
+    from flow_policy_ros.vision.detector_preview import write_previews
     from flow_policy_ros.vision.detector_quality import measure
-    from flow_policy_ros.vision.training import Progress, Schedule, add_metrics, architecture_of, save_detector, train
+    from flow_policy_ros.vision.training import (
+        Progress,
+        Schedule,
+        TrainingStopped,
+        add_metrics,
+        architecture_of,
+        save_detector,
+        train,
+        with_keypoints,
+    )
 
     if (arguments.episodes is None) == (arguments.dataset is None):
         raise DatasetError("give either --episodes (a folder of recorded episodes) or --dataset (a YOLO folder), one of the two.")
@@ -77,52 +102,114 @@ def run(arguments: Arguments, argv: list[str]) -> int:
         raise DetectorError(f"--image-size is {arguments.image_size}, expected a multiple of 32 from 64 up.")
     if min(arguments.images, arguments.epochs, arguments.batch, arguments.threads) < 1 or not arguments.learning_rate > 0:
         raise DetectorError("--images, --epochs, --batch, --threads and --learning-rate must be above zero.")
+    if arguments.check and arguments.dataset is None:
+        raise DatasetError("--check looks through a data set; give one with --dataset.")
     require_file("--json", arguments.json)
-    make_folder("--out", arguments.out)
     torch.set_num_threads(arguments.threads)
     architecture = architecture_of(arguments.model)
+    start = load_weights(arguments.start, arguments.allow_pickle) if arguments.start is not None else None
+    findings: tuple[Finding, ...] = ()
     if arguments.dataset is not None:
-        training, held_out = read_yolo_folder(arguments.dataset).split(0.17, arguments.seed)
+        training, held_out, findings = _read(arguments, pose="kpt_shape" in architecture)
+        if arguments.check:
+            print(f"{len(training.images)} pictures to train on, {len(held_out.images)} to measure with")
+            return 0
+    elif "kpt_shape" in architecture:
+        raise DetectorError(f"--model {arguments.model} is for keypoints, which the simulator does not label; take yolo11n.yaml.")
     else:
         training, held_out = _render(arguments)
+    make_folder("--out", arguments.out)
+    architecture = with_keypoints(architecture, training)
     schedule = Schedule(epochs=arguments.epochs, batch=arguments.batch, learning_rate=arguments.learning_rate)
+    state = arguments.out / "training" / "state.safetensors"
+    if not arguments.resume:
+        state.unlink(missing_ok=True)
     losses: list[float] = []
-    started = time.monotonic()
-    bar = ProgressBar(max(1, len(training.images) // arguments.batch) * arguments.epochs, done=0)
+    began = time.monotonic()
+    steps = max(1, len(training.images) // arguments.batch) * arguments.epochs
+    bar: ProgressBar | None = None
 
     def report(progress: Progress) -> None:
+        nonlocal bar
+        bar = bar or ProgressBar(steps, done=progress.step - 1)
         losses.append(progress.loss)
         bar.update(progress.step, f"loss {np.mean(losses[-50:]):.3f}")
 
-    network = train(training, architecture, arguments.image_size, schedule, arguments.seed, report)
-    bar.close()
-    seconds = time.monotonic() - started
-    loss = float(np.mean(losses[-50:]))
+    try:
+        with InterruptFlag() as flag:
+            network = train(
+                training, architecture, arguments.image_size, schedule, arguments.seed, report,
+                start=start, state=state, stop=lambda: flag.raised, device=arguments.device,
+            )  # fmt: skip
+    except TrainingStopped as stopped:
+        print(f"interrupted after {stopped.step} of {steps} steps; the same command with --resume goes on")
+        return 1
+    finally:
+        if bar is not None:
+            bar.close()
+    seconds = time.monotonic() - began
+    loss = float(np.mean(losses[-50:])) if losses else None
     how = {
         "command": "flow_policy train-detector " + shlex.join(argv),
         "images": len(training.images),
-        "steps": len(losses),
+        "steps": steps,
         "loss": loss,
         "wall_s": round(seconds, 1),
         "torch": torch.__version__,
+        "start": str(arguments.start) if arguments.start is not None else None,
+        "findings": [str(finding) for finding in findings],
     }
     save_detector(arguments.out, network, architecture, arguments.model, training.classes, arguments.image_size, how)
     detector = load_detector(arguments.out, threads=arguments.threads)  # what is measured is what was written
     metrics = measure(detector, held_out)
     add_metrics(arguments.out, metrics)
     write_readme(arguments.out)
-    _preview(detector, held_out, arguments.out / "preview.jpg")
-    _print_table(metrics)
+    write_previews(detector, held_out, arguments.out)
+    state.unlink(missing_ok=True)
+    if state.parent.is_dir() and not any(state.parent.iterdir()):
+        state.parent.rmdir()
+    print_table(metrics)
+    print_remarks(metrics)
     figures = {
-        "steps": len(losses),
+        "steps": steps,
         "samples_per_s": len(losses) * arguments.batch / seconds,
         "loss": loss,
         "validation": metrics,
         "checkpoint": str(arguments.out),
+        "findings": [asdict(finding) for finding in findings],
     }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
+
+
+HELD_OUT = 0.17
+"""Share of a data set that is measured with where its data.yaml sets none apart."""
+
+
+def _read(arguments: Arguments, pose: bool) -> tuple[LabelledImages, LabelledImages, tuple[Finding, ...]]:
+    """Training and held-out part of the data set, and what was found when looking through it, which is printed."""
+    from flow_policy_ros.cli.detector_report import print_findings
+    from flow_policy_ros.training.progress import ProgressBar
+    from flow_policy_ros.vision.yolo_folder import read_yolo_folder
+
+    assert arguments.dataset is not None
+    bar: ProgressBar | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or ProgressBar(total, done=0, title="looking through", unit="pictures")
+        bar.update(done, "")
+
+    try:
+        read = read_yolo_folder(arguments.dataset, pose, arguments.strict, report)
+    finally:
+        if bar is not None:
+            bar.close()
+    print_findings(read.findings)
+    if read.val is not None:
+        return read.train, read.val, read.findings
+    return *read.train.split(HELD_OUT, arguments.seed), read.findings
 
 
 def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
@@ -194,60 +281,3 @@ def _render_frames(simulated: Any, picks: list[tuple[Episode, int]], name: str) 
         boxes.append(np.array(rows, dtype=np.float32).reshape(-1, 5))
     segmentation.close()
     return LabelledImages(classes, images, boxes)
-
-
-def _preview(detector: Any, data: LabelledImages, path: Path) -> None:
-    """Detections on the first twelve held-out frames, side by side."""
-    import cv2
-    import numpy as np
-
-    from flow_policy_ros.vision.overlay import draw
-
-    tiles = [draw(image, detector.detect(image), detector.classes, scale=2) for image in data.images[:12]]
-    tiles = [tile for tile in tiles if tile.shape == tiles[0].shape]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
-    sheet = np.concatenate([np.concatenate(tiles[i : i + 4], axis=1) for i in range(0, len(tiles), 4)])
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-
-
-def write_readme(folder: Path) -> None:
-    """How the detector in ``folder`` was made and how good it is, from its ``detector.json``."""
-    content = json.loads((folder / "detector.json").read_text())
-    made, metrics = content["training"], content["metrics"]
-    lines = [
-        f"# Detector: {content['model']} at {content['image_size']} px",
-        "",
-        f"Made by `{made['command']}`: {made['images']} images, {made['steps']} steps, {made['wall_s']:.0f} s. The",
-        "architecture is ultralytics' (AGPL-3.0); the weights were trained from scratch. `preview.jpg` shows detections on",
-        "held-out frames.",
-        "",
-        f"On {metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}. Recall and",
-        "precision are those of the best detection of each class; errors of its centre are in pixels.",
-        "",
-        "| class | labelled | recall | precision | median | mean | 95th percentile |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(metrics)]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
-
-
-def _rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """One row of text per class: name, labelled, recall, precision and the centre error's median, mean and p95."""
-    rows = []
-    for name, entry in metrics["classes"].items():
-        error = entry.get("centre_error_px", {})
-        numbers = [entry["recall"], entry["precision"], *(error.get(k) for k in ("median", "mean", "p95"))]
-        rows.append([name, str(entry["labelled"]), *("–" if v is None else f"{v:.2f}" for v in numbers)])
-    return rows
-
-
-def _print_table(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{metrics['images']} held-out frames: mAP50 {metrics['map50']:.3f}, mAP50-95 {metrics['map50_95']:.3f}")
-    for column in ("class", "labelled", "recall", "precision", "centre error px: median", "mean", "p95"):
-        table.add_column(column)
-    for row in _rows(metrics):
-        table.add_row(*row)
-    Console().print(table)

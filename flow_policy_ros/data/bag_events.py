@@ -23,6 +23,7 @@ from flow_policy_ros.runtime.types import EncodedImage, Features, FloatArray, Jo
 
 FAR_NS = 1_000_000_000  # between stamp and receipt; no sensor takes as long, two clocks that nobody set are further apart
 SHOWN = 12  # names in a sentence
+INSTRUCTION = "instruction"  # the topic, std_msgs/String
 KINDS = 64  # different lists of joints that are told apart in one topic
 
 
@@ -63,6 +64,14 @@ class FeaturesEvent:
 
 
 @dataclass(frozen=True)
+class InstructionEvent:
+    """What the robot was told to do from ``received`` (ns) on; the message has no other stamp."""
+
+    received: int
+    text: str
+
+
+@dataclass(frozen=True)
 class BadEvent:
     """A message of a topic that matters which cannot be used; ``reason`` is a sentence with the remedy."""
 
@@ -71,7 +80,7 @@ class BadEvent:
     reason: str
 
 
-BagEvent = JointStateEvent | CommandEvent | ImageEvent | FeaturesEvent | BadEvent
+BagEvent = JointStateEvent | CommandEvent | ImageEvent | FeaturesEvent | InstructionEvent | BadEvent
 
 
 @dataclass
@@ -114,7 +123,8 @@ class BagEvents:
     ``robot.recorded``'s, else those of ``command/executed``, else of ``robot.command_topic``. ``features`` are the streams wanted.
     ``stamps`` says what the instants of the inputs are: those in the ``header``, or those of their ``receive``.
 
-    ``joint_states``, ``commands``, ``cameras`` and ``streams`` are the topics found (None or absent when the bag has none).
+    ``joint_states``, ``commands``, ``cameras``, ``streams`` and ``instruction`` are the topics found (None or absent when the bag
+    has none; a robot need not be told anything).
     """
 
     def __init__(
@@ -146,6 +156,8 @@ class BagEvents:
             topic = self._find(f"the feature stream '{stream}'", (f"features/{stream}",), {m.IMAGE: m.image})
             if topic is not None:
                 self.streams[stream] = topic
+        told = next((topic for topic in bag.topics.values() if topic.name.strip("/") == INSTRUCTION), None)
+        self.instruction = told.name if told is not None and told.type in m.TEXTS else None
 
     @property
     def problems(self) -> list[str]:
@@ -207,6 +219,8 @@ class BagEvents:
             readers.setdefault(topic, []).append(partial(self._image, camera, topic))
         for stream, topic in self.streams.items():
             readers.setdefault(topic, []).append(partial(self._features, stream, topic))
+        if self.instruction is not None:
+            readers.setdefault(self.instruction, []).append(self._instruction)
         for message in self._bag.messages(readers.keys(), start, stop):
             try:
                 decoded = self._bag.decode(message)
@@ -254,6 +268,10 @@ class BagEvents:
         features = m.features(message, stream)
         self._stamps[topic].see(features.stamp, received)
         return FeaturesEvent(received, replace(features, stamp=received) if self._receive else features)
+
+    def _instruction(self, message: Any, received: int) -> InstructionEvent:
+        assert self.instruction is not None
+        return InstructionEvent(received, m.TEXTS[self._bag.topics[self.instruction].type](message))
 
     def _unusable(self, message: RawMessage, kind: str, reason: str) -> BadEvent:
         count, first = self._bad.get((message.topic, kind), (0, reason))

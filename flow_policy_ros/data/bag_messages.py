@@ -22,6 +22,7 @@ ARRAY = "std_msgs/msg/Float64MultiArray"
 CONTROLLER_STATE = "control_msgs/msg/JointTrajectoryControllerState"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+STRING = "std_msgs/msg/String"
 
 
 def stamp_of(message: Any) -> int:
@@ -110,6 +111,14 @@ def compressed_image(message: Any) -> EncodedImage:
 
 
 IMAGES: dict[str, Callable[[Any], EncodedImage]] = {IMAGE: image, COMPRESSED: compressed_image}
+
+
+def text(message: Any) -> str:
+    """Of a ``String``."""
+    return str(message.data)
+
+
+TEXTS: dict[str, Callable[[Any], str]] = {STRING: text}
 
 
 def features(message: Any, stream: str) -> Features:

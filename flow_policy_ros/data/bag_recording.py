@@ -23,6 +23,7 @@ from flow_policy_ros.data.bag_events import (
     CommandEvent,
     FeaturesEvent,
     ImageEvent,
+    InstructionEvent,
     JointStateEvent,
 )
 from flow_policy_ros.data.bag_messages import IMAGE
@@ -30,7 +31,7 @@ from flow_policy_ros.data.bags.bag import Bag
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.bags.rosbag2_folder import METADATA, is_recording
 from flow_policy_ros.data.episodes import EpisodeError
-from flow_policy_ros.data.recording import Recording, Stream
+from flow_policy_ros.data.recording import Instruction, Recording, Stream
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, FloatArray
@@ -81,6 +82,7 @@ class Tables:
         self._states, self._commands = _Table((len(robot.joints),)), _Table((len(robot.joints),))
         self._streams: dict[str, _Table] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first features of each stream
+        self._instructions: list[Instruction] = []
         self._bad: dict[str, int] = {}
 
     def take_all(self, events: Iterable[BagEvent], extract: Extract | None = None) -> None:
@@ -94,7 +96,8 @@ class Tables:
     def recordings(self, source: str, pause_s: float, success: bool | None, problems: Iterable[str] = ()) -> list[Recording]:
         """What was taken, split where joint states paused for longer than ``pause_s`` or their stamps went back as far.
 
-        A command belongs to the part before the pause that it comes in, features to the part after it: it has just seen them.
+        A command belongs to the part before the pause that it comes in, features to the part after it: it has just seen them. An
+        instruction holds over pauses, until there is another.
         Raises ``EpisodeError`` when there is no joint state or no command.
         """
         said = (*problems, *(f"{reason} ({count} times)" for reason, count in self._bad.items()))
@@ -116,6 +119,7 @@ class Tables:
                     self._robot.joints, stamps[first:end], received[first:end], position[first:end], *_ascending(*told),
                     streams={name: Stream(*_between(table, after, until)) for name, table in streams.items()},
                     robot=self._robot.name, success=success, source=source, problems=said,
+                    instructions=self._told(int(received[first]), int(received[end - 1]) if end < len(stamps) else None),
                 )
             )  # fmt: skip
         return found
@@ -132,6 +136,14 @@ class Tables:
             seen = None if extract is None else extract(event)
             if seen is not None:
                 self._see(seen, event.received)
+        elif isinstance(event, InstructionEvent):
+            self._instructions.append(Instruction(event.received, event.text))
+
+    def _told(self, first: int, last: int | None) -> tuple[Instruction, ...]:
+        """The instruction in force at ``first``, and those after it up to ``last``."""
+        before = [told for told in self._instructions if told.received <= first][-1:]
+        after = [told for told in self._instructions if told.received > first]
+        return (*before, *(told for told in after if last is None or told.received <= last))
 
     def _see(self, features: Features, received: int) -> None:
         shape = self._shapes.setdefault(features.stream, np.shape(features.values))
@@ -139,7 +151,8 @@ class Tables:
             raise BadInput(
                 "features", f"features '{features.stream}' are not {shape} finite values (tokens, channels) as the first are."
             )
-        self._streams.setdefault(features.stream, _Table(shape, "f")).add(features.stamp, received, features.values)
+        table = self._streams.setdefault(features.stream, _Table(shape, "B" if features.values.dtype == np.uint8 else "f"))
+        table.add(features.stamp, received, features.values)
 
     def _count(self, reason: str) -> None:
         if reason in self._bad or len(self._bad) < MOST_REASONS:
@@ -165,7 +178,7 @@ class _Table:
         """Stamps (N,), instants of receipt (N,) and values (N, ...), in the order of receipt."""
         received = np.array(self._received, dtype=np.int64)
         order = np.argsort(received, kind="stable")
-        values = np.array(self._values).reshape(len(received), *self._shape)
+        values = np.frombuffer(self._values, dtype=self._values.typecode).reshape(len(received), *self._shape)
         return np.array(self._stamps, dtype=np.int64)[order], received[order], values[order]
 
 

@@ -1,4 +1,7 @@
-"""Writing a rosbag2 (MCAP) without ROS: joint states, commands, JPEG images, features, chunks. Reading bags lives in ``bags``."""
+"""Writing a rosbag2 (MCAP) without ROS: joint states, commands, JPEG images, features, chunks, instructions.
+
+Reading bags lives in ``bags``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class BagWriter:
     """A bag of one run; use as a context manager. Every message is written at its own stamp (ns).
 
     Topics: ``/joint_states`` and ``/command/executed`` (sensor_msgs/JointState), ``/camera/image_raw/compressed``
-    (sensor_msgs/CompressedImage), ``/features/STREAM`` (sensor_msgs/Image), ``/policy/chunk`` (trajectory_msgs/JointTrajectory).
+    (sensor_msgs/CompressedImage), ``/features/STREAM`` (sensor_msgs/Image), ``/policy/chunk`` (trajectory_msgs/JointTrajectory),
+    ``/instruction`` (std_msgs/String).
     """
 
     def __init__(self, path: str | Path, custom: Mapping[str, str] | None = None) -> None:
@@ -56,6 +60,10 @@ class BagWriter:
     def chunk(self, chunk: Chunk) -> None:
         """A chunk as the policy published it."""
         self._bag.put("/policy/chunk", messages.TRAJECTORY, chunk.stamp, messages.chunk(chunk))
+
+    def instruction(self, stamp: int, text: str) -> None:
+        """What the robot is to do from ``stamp`` (ns) on."""
+        self._bag.put("/instruction", messages.STRING, stamp, messages.text(text))
 
 
 def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -33,7 +33,8 @@ class Episode:
 
     ``stamps`` (T,) int64 ns; ``position`` (T, J) measured, rad or m; ``commands`` (T, A) the set-point published at
     each tick; ``label`` (T, A) what the policy shall learn, equal to ``commands`` unless the execution was disturbed.
-    ``streams[name]`` = (stamps (N,) int64 ns of the images, values (N, tokens, channels) float32), ascending in time.
+    ``streams[name]`` = (stamps (N,) int64 ns of the images, values (N, tokens, channels) float32, or uint8 where they are the
+    pictures themselves), ascending in time.
     ``sim_state[name]`` (T, ...) raw simulator state, for rendering again. ``robot`` is the robot file's name, if known,
     ``instruction`` what the robot was told to do, "" where nobody told it.
     Raises ``EpisodeError`` for arrays that do not fit together.
@@ -48,7 +49,7 @@ class Episode:
     position: FloatArray
     commands: FloatArray
     label: FloatArray
-    streams: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=dict)
+    streams: dict[str, tuple[NDArray[np.int64], NDArray[Any]]] = field(default_factory=dict)
     sim_state: dict[str, NDArray[Any]] = field(default_factory=dict)
     robot: str = ""
     instruction: str = ""
@@ -84,7 +85,7 @@ class Episode:
         content |= {name: getattr(self, name) for name in (*_SCALARS, *_ARRAYS) if name not in content}
         for name, (stamps, values) in self.streams.items():
             content[f"stream/{name}/stamps"] = np.asarray(stamps, dtype=np.int64)
-            content[f"stream/{name}/values"] = np.asarray(values, dtype=np.float32)
+            content[f"stream/{name}/values"] = values if values.dtype == np.uint8 else np.asarray(values, dtype=np.float32)
         content |= {f"sim_state/{name}": values for name, values in self.sim_state.items()}
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:

@@ -7,7 +7,8 @@ LeRobot folders (``lerobot``). Cutting it into samples lives in ``windows``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +28,18 @@ UNKNOWN = -1
 
 class Stream(NamedTuple):
     """Features of one stream: ``stamps`` (K,) ns of the images, ``received`` (K,) ns, ascending, ``values`` (K, tokens,
-    channels) float32."""
+    channels) float32, or uint8 where they are pictures."""
 
     stamps: Indices
     received: Indices
-    values: NDArray[np.float32]
+    values: NDArray[Any]
+
+
+class Instruction(NamedTuple):
+    """What the robot was told to do, from the instant ``received`` (ns) on."""
+
+    received: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Recording:
 
     Joint states: header ``stamps`` (N,) and ``received`` (N,), int64 ns, ascending in the latter; ``position`` (N, J) rad or m.
     Commands: for the instants ``command_stamps`` (M,), strictly ascending, ``commands`` (M, J) rad or m. ``streams`` by name.
+    ``instructions`` are in the order of receipt; the first may be from before the recording's beginning, in force when it began.
     ``success`` None: nobody noted it. ``source`` names it in errors; recordings of one source are never split between
     training and validation. ``tick_ns`` > 0: a regular grid with a command for every joint state, received when stamped.
     ``problems`` are sentences on what could not be read. Raises ``EpisodeError`` for arrays that do not fit together.
@@ -58,6 +67,7 @@ class Recording:
     source: str = "recording"
     tick_ns: int = 0
     problems: tuple[str, ...] = ()
+    instructions: tuple[Instruction, ...] = ()
 
     def __post_init__(self) -> None:
         states, told, joints = len(self.stamps), len(self.command_stamps), len(self.joints)
@@ -81,12 +91,23 @@ class Recording:
                 raise EpisodeError(
                     f"{self.source}: stream '{name}' does not ascend in the instant of receipt, or holds NaN or Inf."
                 )
+        if any(later.received < earlier.received for earlier, later in pairwise(self.instructions)):
+            raise EpisodeError(f"{self.source}: the instructions do not ascend in the instant of receipt.")
 
     @property
     def seconds(self) -> float:
         """How long it is, s."""
         span = len(self.stamps) * self.tick_ns if self.tick_ns else int(self.received[-1] - self.received[0])
         return span / 1e9
+
+    @property
+    def instruction(self) -> str:
+        """The last instruction, "" where nobody gave one."""
+        return self.instructions[-1].text if self.instructions else ""
+
+    def told(self, text: str) -> Recording:
+        """The same, with this instruction from its beginning to its end."""
+        return replace(self, instructions=(Instruction(int(self.received[0]), text),))
 
     @staticmethod
     def of_episode(episode: Episode, source: str = "") -> Recording:
@@ -104,6 +125,7 @@ class Recording:
             success=episode.success,
             source=source or f"episode of seed {episode.seed}",
             tick_ns=episode.dt_ns,
+            instructions=(Instruction(int(episode.stamps[0]), episode.instruction),) if episode.instruction else (),
         )
 
     def save(self, path: str | Path) -> None:
@@ -113,6 +135,8 @@ class Recording:
         content |= {name: getattr(self, name) for name in (*_TABLES, "robot", "task", "source", "tick_ns") if name not in content}
         content["success"] = UNKNOWN if self.success is None else int(self.success)
         content["problems"] = np.array(self.problems, dtype=np.str_)
+        content["instructions/received"] = np.array([told.received for told in self.instructions], dtype=np.int64)
+        content["instructions/text"] = np.array([told.text for told in self.instructions], dtype=np.str_)
         for name, stream in self.streams.items():
             content |= {f"stream/{name}/{part}": values for part, values in stream._asdict().items()}
         partial = path.with_suffix(".partial")
@@ -152,11 +176,19 @@ def load_recording(path: Path) -> Recording:
             source=str(content["source"]),
             tick_ns=int(content["tick_ns"]),
             problems=tuple(str(problem) for problem in content["problems"]),
+            instructions=_instructions(content),
         )
     except KeyError as error:
         raise EpisodeError(f"recording file {path} lacks the array {error}; make it again.") from error
     except ValueError as error:
         raise EpisodeError(f"recording file {path}: {error}") from error
+
+
+def _instructions(content: dict[str, NDArray[Any]]) -> tuple[Instruction, ...]:
+    received, texts = content.get("instructions/received"), content.get("instructions/text")
+    if received is None or texts is None:
+        return ()  # recordings of before had none
+    return tuple(Instruction(int(instant), str(text)) for instant, text in zip(received, texts, strict=True))
 
 
 def _require_shape(source: str, name: str, values: NDArray[Any], expected: tuple[int, ...]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from flow_policy_ros.runtime.types import FloatArray
 
@@ -34,6 +35,9 @@ class VectorStatistics:
 class StatisticsBuilder:
     """Statistics of rows that come in parts: exactly ``VectorStatistics.of`` all of them while they fit into ``most_bytes``.
 
+    Values may be left out one by one, such as those of tokens that are padding; a dimension of which none is counted has mean and
+    deviation 0.
+
     Beyond it mean and deviation stay exact to rounding (merged part by part: Chan et al., 1979), and the quantiles are those
     of a random half, quarter, … of the rows, always the same one.
     """
@@ -43,19 +47,26 @@ class StatisticsBuilder:
         self._generator = np.random.default_rng(0)
         self._kept: list[FloatArray] = []
         self._share = 1.0
-        self._count, self._mean, self._squares = 0, np.zeros(0), np.zeros(0)
+        self._rows, self._count = 0, np.zeros(0)
+        self._mean, self._squares = np.zeros(0), np.zeros(0)
 
-    def add(self, values: ArrayLike) -> None:
-        """More rows (n, D), n above zero. Raises ``ValueError`` for another shape, NaN or Inf."""
+    def add(self, values: ArrayLike, counted: NDArray[np.bool_] | None = None) -> None:
+        """More rows (n, D), n above zero; ``counted`` (n, D) is False where a value is to be left out.
+
+        Raises ``ValueError`` for another shape, NaN or Inf.
+        """
         rows = _rows(values)
-        mean, squares = rows.mean(axis=0), rows.var(axis=0) * len(rows)
-        before, self._count = self._count, self._count + len(rows)
-        if before == 0:
-            self._mean, self._squares = mean, squares
+        if counted is not None and not counted.all():
+            rows = np.where(counted, rows, np.nan)
+        new, mean, squares = _moments(rows)
+        before, self._rows = self._count, self._rows + len(rows)
+        if len(before) == 0:
+            self._count, self._mean, self._squares = new, mean, squares
         else:
-            apart = mean - self._mean
-            self._squares = self._squares + squares + apart**2 * (before * len(rows) / self._count)
-            self._mean = self._mean + apart * (len(rows) / self._count)
+            self._count, apart = before + new, mean - self._mean
+            least = np.maximum(self._count, 1)  # of dimensions that nothing was counted of yet
+            self._squares = self._squares + squares + apart**2 * (before * new / least)
+            self._mean = self._mean + apart * (new / least)
         self._kept.append(self._thinned(rows, self._share))
         while sum(kept.nbytes for kept in self._kept) > self._most_bytes:
             self._share /= 2
@@ -63,13 +74,25 @@ class StatisticsBuilder:
 
     def result(self) -> VectorStatistics:
         """Of everything added. Raises ``ValueError`` when nothing was."""
-        kept = VectorStatistics.of(np.concatenate(self._kept) if self._kept else np.zeros((0, 0)))
-        if self._share == 1.0:
-            return kept
-        return VectorStatistics(self._count, self._mean, np.sqrt(self._squares / self._count), kept.low, kept.high)
+        kept = np.concatenate(self._kept) if self._kept else np.zeros((0, 0))
+        if self._share == 1.0 and not np.isnan(kept).any():
+            return VectorStatistics.of(kept)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a dimension of which nothing is counted
+            low, high = np.nan_to_num(np.nanquantile(kept, (0.01, 0.99), axis=0))
+        return VectorStatistics(self._rows, self._mean, np.sqrt(self._squares / np.maximum(self._count, 1)), low, high)
 
     def _thinned(self, rows: FloatArray, share: float) -> FloatArray:
         return rows if share == 1.0 else rows[self._generator.random(len(rows)) < share]
+
+
+def _moments(rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Per dimension: how many are not NaN, their mean, and their squared distances from it together."""
+    if not np.isnan(rows).any():
+        return np.full(rows.shape[1], float(len(rows))), rows.mean(axis=0), rows.var(axis=0) * len(rows)
+    count = np.count_nonzero(~np.isnan(rows), axis=0).astype(np.float64)
+    mean = np.nansum(rows, axis=0) / np.maximum(count, 1)
+    return count, mean, np.nansum((rows - mean) ** 2, axis=0)
 
 
 def _rows(values: ArrayLike) -> FloatArray:

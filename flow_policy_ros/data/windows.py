@@ -8,8 +8,9 @@ batch is a handful of gathers. Normalising and augmenting are done elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,11 @@ from flow_policy_ros.runtime.types import FloatArray
 @dataclass(frozen=True)
 class Batch:
     """``joint_position`` (B, J) and ``actions`` (B, H, A) in rad or m, float64; ``features[stream]`` (B, tokens,
-    channels) float32; ``mask`` (B, H) False where the chunk is past the end of what was commanded and repeats the last
-    command; ``joint_history`` (B, n, J) the positions before, None when none are observed."""
+    channels) float32, or uint8 of pictures; ``mask`` (B, H) False where the chunk is past the end of what was commanded and
+    repeats the last command; ``joint_history`` (B, n, J) the positions before, None when none are observed."""
 
     joint_position: FloatArray
-    features: dict[str, NDArray[np.float32]]
+    features: dict[str, NDArray[Any]]
     actions: FloatArray
     mask: NDArray[np.bool_]
     joint_history: FloatArray | None = None
@@ -45,6 +46,10 @@ class Samples:
         """Some of the samples."""
         return Samples(self.ticks[which], {name: rows[which] for name, rows in self.rows.items()})
 
+    def of(self, streams: Collection[str]) -> Samples:
+        """The same, with some of the streams alone."""
+        return Samples(self.ticks, {name: rows for name, rows in self.rows.items() if name in streams})
+
 
 @dataclass(frozen=True)
 class Ages:
@@ -58,9 +63,10 @@ class Windows:
     """Samples of ``recordings``: chunks of ``horizon`` points ``chunk_dt_ns`` apart, observing ``streams``.
 
     A feature is visible from its receipt + a delay on, which is drawn per sample from ``delay_s`` = (least, greatest)
-    seconds; of the streams ``of_first`` every sample has the first since the recording's beginning. ``history_ns`` are the
-    offsets of past joint states to observe. A joint state that was overtaken by a newer one is no anchor: live, nothing would
-    be computed from it. Neither is one at which something was older than ``ages``, or nothing was commanded (``ChunkTable``).
+    seconds; of the streams ``of_first`` every sample has the first since the recording's beginning; the ``standing`` ones hold
+    from their receipt until replaced, without delay and at any age. ``history_ns`` are the offsets of past joint states to
+    observe. A joint state that was overtaken by a newer one is no anchor: live, nothing would be computed from it. Neither is one
+    at which something was older than ``ages``, or nothing was commanded (``ChunkTable``).
 
     ``joints`` is the column order of positions and actions, that of the first recording unless given. Raises ``EpisodeError``
     for recordings that do not belong together, ``ValueError`` for a chunk spacing that is no multiple of a regular grid's tick.
@@ -79,6 +85,7 @@ class Windows:
         ages: Ages = Ages(),
         max_gap_s: float = MAX_GAP_S,
         joints: Sequence[str] = (),
+        standing: Sequence[str] = (),
     ) -> None:
         tables = [entry if isinstance(entry, Recording) else Recording.of_episode(entry) for entry in recordings]
         if not tables:
@@ -112,10 +119,14 @@ class Windows:
         self._history = _history(tables, self.history_ns)
         found = {name: [_stream(table, name, self.streams[name]) for table in tables] for name in streams}
         self._arrivals = {name: [Arrivals(s.stamps, s.received) for s in parts] for name, parts in found.items()}
-        self._values = {name: np.concatenate([s.values for s in parts]) for name, parts in found.items()}
-        self._of_first = frozenset(of_first)
+        self._values = {name: _Rows([s.values for s in parts]) for name, parts in found.items()}
+        self._of_first, self._standing = frozenset(of_first), frozenset(standing)
         self._features_s = ages.features_s
         self._delay_ns = (round(delay_s[0] * 1e9), round(delay_s[1] * 1e9))
+
+    def moment(self, name: str) -> str:
+        """Which features of a stream are observed: ``newest``, ``first`` or ``standing``, as a contract says it."""
+        return "standing" if name in self._standing else "first" if name in self._of_first else "newest"
 
     def samples(self, seed: int, epoch: int) -> Samples:
         """Every usable joint state at which each stream had something to show, in order; the delays depend on (seed, epoch)
@@ -123,6 +134,9 @@ class Windows:
         generator = np.random.default_rng([seed, epoch, 1])
         rows: dict[str, Indices] = {}
         for name in self._arrivals:
+            if name in self._standing:
+                rows[name] = self._visible(name, np.zeros(len(self._position), dtype=np.int64))
+                continue
             delays = generator.integers(self._delay_ns[0], self._delay_ns[1], size=len(self._position), endpoint=True)
             rows[name] = self._visible(name, delays)
         seen = np.all([self._usable, *(row >= 0 for row in rows.values())], axis=0)
@@ -147,7 +161,7 @@ class Windows:
         actions, mask = self._chunks.gather(samples.ticks)
         return Batch(
             joint_position=self._position[samples.ticks],
-            features={name: self._values[name][rows] for name, rows in samples.rows.items()},
+            features={name: self._values[name].take(rows) for name, rows in samples.rows.items()},
             actions=actions,
             mask=mask,
             joint_history=self._position[self._history[samples.ticks]] if self.history_ns else None,
@@ -160,13 +174,33 @@ class Windows:
             here = slice(tick, tick + len(received))
             known = received - delays[here]
             row = arrivals.latest(known)
-            usable = (row >= 0) & _fresh(arrivals.stamps, row, received, self._features_s)
+            greatest_s = math.inf if name in self._standing else self._features_s
+            usable = (row >= 0) & _fresh(arrivals.stamps, row, received, greatest_s)
             if name in self._of_first:
                 row = arrivals.oldest(known)
             found[here] = np.where(usable, row + first, -1)
             tick += len(received)
             first += len(arrivals.stamps)
         return found
+
+
+class _Rows:
+    """The values of a stream in all recordings, end to end; pictures stay where they are, so that there is one copy of them."""
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        pictures = len(parts) > 1 and parts[0].dtype == np.uint8
+        self._parts = list(parts) if pictures else [np.concatenate(parts)]
+        self._firsts = np.cumsum([0, *(len(part) for part in self._parts)])
+
+    def take(self, rows: Indices) -> NDArray[Any]:
+        """(M, tokens, channels) of the rows (M,)."""
+        if len(self._parts) == 1:
+            return self._parts[0][rows]
+        chosen = np.empty((len(rows), *self._parts[0].shape[1:]), dtype=self._parts[0].dtype)
+        owners = np.searchsorted(self._firsts, rows, side="right") - 1
+        for place, (owner, row) in enumerate(zip(owners.tolist(), rows.tolist(), strict=True)):
+            chosen[place] = self._parts[owner][row - self._firsts[owner]]
+        return chosen
 
 
 def _outside(table: Recording) -> NDArray[np.bool_]:

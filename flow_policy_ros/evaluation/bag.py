@@ -1,4 +1,5 @@
-"""An episode as a rosbag2 folder: camera, joint states, object state, set-points, chunks, as a robot would have recorded them."""
+"""An episode as a rosbag2 folder: camera, joint states, object state, instruction, set-points, chunks, as a robot would have
+recorded them."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ def write_bag(path: str | Path, record: EpisodeRecord) -> None:
     features = {seen.stamp: seen for seen in record.features}
     velocity = _velocity(record.stamps, record.command)
     with BagWriter(path) as bag:
+        _tell(bag, record.stamps, record.instruction)
         for k, stamp in enumerate(record.stamps.tolist()):
             bag.joint_state(JointState(stamp, record.joints, record.position[k]))
             if stamp in frames:
@@ -33,16 +35,23 @@ def write_bag(path: str | Path, record: EpisodeRecord) -> None:
 
 
 def write_demonstration(path: str | Path, recording: Recording, task: str, robot: Robot) -> None:
-    """Write ``recording`` to the new folder ``path``: joint states, the commands that were executed, and the object state; no
-    pictures. The metadata says what the recorder's does, robot and success, and task and seed. Raises ``ValueError`` when the
-    folder exists."""
+    """Write ``recording`` to the new folder ``path``: joint states, the commands that were executed, the object state and the
+    instruction; no pictures. The metadata says what the recorder's does, robot and success, and task and seed. Raises
+    ``ValueError`` when the folder exists."""
     velocity, joints = _velocity(recording.stamps, recording.command), robot.joints
     custom = {"robot": robot.name, "task": task, "success": str(recording.success).lower(), "seed": str(recording.seed)}
     with BagWriter(path, custom) as bag:
+        _tell(bag, recording.stamps, recording.instruction)
         for k, stamp in enumerate(recording.stamps.tolist()):
             bag.joint_state(JointState(stamp, joints, recording.position[k]))
             bag.features(Features(stamp, "objects", recording.objects[k]))
             bag.command(stamp, joints, recording.command[k], velocity[k])
+
+
+def _tell(bag: BagWriter, stamps: NDArray[np.int64], instruction: str) -> None:
+    """The instruction (if any) as it was in force before the first of ``stamps`` (T,) ns."""
+    if instruction and len(stamps):
+        bag.instruction(int(stamps[0]), instruction)
 
 
 def _velocity(stamps: NDArray[np.int64], command: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,16 @@ class Perception(Protocol):
     def extract(self, image: NDArray[np.uint8], stamp: int) -> Features: ...
 
     def identity(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class InstructedPerception(Protocol):
+    """Perception that may read an instruction beside the image (``vision.extractors.Instructed``)."""
+
+    @property
+    def speaks(self) -> bool: ...
+
+    def instruct(self, instruction: str) -> None: ...
 
 
 class Commander(Protocol):
@@ -74,6 +84,7 @@ class EpisodeResult:
     """What one episode gave. ``commands`` (T, A) the set-points sent, NaN where none was; ``durations_ms`` per stage.
 
     ``states`` the guard's state at each tick, ``chunks`` and ``stale`` counts, ``statistics`` the command loop's counts.
+    ``goal_reached`` is the first of several goals that was reached, asked for or not; "" for none.
     """
 
     seed: int
@@ -86,6 +97,7 @@ class EpisodeResult:
     stale: list[str]
     statistics: CommandStatistics
     durations_ms: dict[str, list[float]] = field(default_factory=dict)
+    goal_reached: str = ""
 
     def sha256(self) -> str:
         """Hash of every set-point and measured position, for comparing runs."""
@@ -98,13 +110,17 @@ Observer = Callable[[AdroitRobot, NDArray[np.uint8] | None, Chunk | None, Comman
 def run_episode(
     robot: AdroitRobot, stack: Stack, seed: int, episode: int, steps: int, observer: Observer | None = None
 ) -> EpisodeResult:
-    """Reset the robot to ``seed`` and run ``steps`` control steps.
+    """Reset the robot to ``seed`` and run ``steps`` control steps; before the first, the policy is told ``robot.instruction``.
 
     ``episode`` sets the stamps (and with them everything keyed by stamps). ``observer`` sees every tick, for pictures.
     """
     robot.reset(seed, episode)
     stack.policy.reset()
     stack.command.reset()
+    if robot.instruction:
+        stack.policy.instruct(robot.instruction, robot.stamp)
+        if isinstance(stack.perception, InstructedPerception) and stack.perception.speaks:
+            stack.perception.instruct(robot.instruction)
     durations: dict[str, list[float]] = {"camera": [], "perception": [], "inference": [], "safety": []}
     commands = np.full((steps, len(robot.robot.joints)), np.nan)
     positions = np.empty_like(commands)
@@ -171,4 +187,5 @@ def run_episode(
         stale=stale,
         statistics=stack.command.statistics(),
         durations_ms=durations,
+        goal_reached=robot.goal_reached or "",
     )

@@ -23,7 +23,8 @@ class EpisodeRecord:
     ``stamps`` (T,) int64 ns; ``position`` (T, J) measured and ``command`` (T, J) sent, rad or m, NaN where there was
     none; ``states`` the guard's state at each tick, lower case; ``frames`` stamp in ns and RGB image (H, W, 3) uint8;
     ``groups`` joints by the robot file's groups; ``success_stamp`` when the task was first solved, as far as known; ``features``
-    that were published beside the pictures, such as the simulator's ``objects``.
+    that were published beside the pictures, such as the simulator's ``objects``; ``instruction`` what the robot was told to do, ""
+    where nobody told it.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class EpisodeRecord:
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     success_stamp: int | None = None
     features: list[Features] = field(default_factory=list)
+    instruction: str = ""
 
 
 class Recorder:
@@ -54,12 +56,14 @@ class Recorder:
         self._frames: list[tuple[int, NDArray[np.uint8]]] = []
         self._features: list[Features] = []
         self._success_stamp: int | None = None
+        self._instruction = ""
 
     def __call__(
         self, robot: AdroitRobot, image: NDArray[np.uint8] | None, chunk: Chunk | None, tick: CommandTick
     ) -> None:
         """Take one tick, before the robot's step."""
         self._stamps.append(robot.stamp)
+        self._instruction = robot.instruction
         self._features.append(robot.object_features())
         if image is None and robot.camera_due():
             image = robot.render()
@@ -86,4 +90,5 @@ class Recorder:
             groups=self._robot.groups,
             success_stamp=self._success_stamp,
             features=self._features,
+            instruction=self._instruction,
         )

@@ -7,7 +7,7 @@ the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,18 @@ from flow_policy_ros.evaluation.closed_loop import Perception, Stack
 from flow_policy_ros.evaluation.latency import load_profile, profile_for
 from flow_policy_ros.policy.deployed import deploy, empty_continuation, empty_observation
 from flow_policy_ros.runtime.chunk_execution import CONTINUING
-from flow_policy_ros.runtime.contract import ContractError
+from flow_policy_ros.runtime.contract import FRAMES, Contract, ContractError, StreamContract
 from flow_policy_ros.runtime.inject import NO_INJECTION, Injection, InjectionError
-from flow_policy_ros.runtime.parameters import CommandParameters, PerceptionParameters, PolicyParameters, from_flat
+from flow_policy_ros.runtime.parameters import (
+    EXTRACTORS,
+    CommandParameters,
+    PerceptionParameters,
+    PolicyParameters,
+    from_flat,
+)
 from flow_policy_ros.runtime.policy_loop import ContinuingPolicy, PolicyLoop
-from flow_policy_ros.runtime.robot import Robot, load_robot
+from flow_policy_ros.runtime.robot import Camera, Robot, load_robot
+from flow_policy_ros.runtime.stream_cameras import greatest_ages
 from flow_policy_ros.safety.clearance import clearance_of
 from flow_policy_ros.safety.command_loop import CommandLoop
 
@@ -44,26 +51,35 @@ class Selection:
     deadline_s: float = 0.0
     mode: str = "receding"
     injection: Injection = NO_INJECTION
+    instruction: str = ""
 
 
 DETECTIONS, PRIVILEGED = "detections", "objects"
 """Feature streams: of a detector, and of the simulator's object state, which no sensor gives."""
+NO_CAMERA = Camera("", "", 256, 256, 1.0)
+"""In place of one that the robot file lacks: what a recording holds may be all that is needed."""
+
+SHIPPED = {("relocate_goals", "state"): "adroit_relocate_goals_deep"}
+"""Checkpoints whose name does not follow from task and observation alone."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The objects of a selection, and ``profile`` the latency profile's path (None: no delay is injected)."""
+    """The objects of a selection, and ``profile`` the latency profile's path (None: no delay is injected). ``perceiving`` are the
+    flat parameters with which the perception node makes what ``stack.perception`` makes."""
 
     robot: Robot
     stack: Stack
     profile: Path | None
+    perceiving: dict[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Parts:
     """What is loaded once and serves many runs: networks and parameters. ``stack`` makes new loops from them.
 
-    ``detector`` is where ``perception``, None when the policy needs no camera, was loaded from.
+    ``detector`` is where ``perception``, None when the policy needs no camera, was loaded from (a detector, or another extractor's
+    model), and ``perceived`` the stream that it makes. ``perceiving`` are the perception node's flat parameters for the same.
     """
 
     robot: Robot
@@ -72,33 +88,64 @@ class Parts:
     detector: Path | None
     policy_parameters: PolicyParameters
     command_parameters: CommandParameters
+    perceived: str = ""
+    perceiving: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     @property
     def streams(self) -> tuple[str, ...]:
         """The feature streams that the policy observes."""
         return tuple(stream.name for stream in self.policy.contract.streams)
 
+    @property
+    def seen(self) -> dict[str, StreamContract]:
+        """Of them those that are made of camera images, by name."""
+        return {stream.name: stream for stream in seen_streams(self.policy.contract)}
+
     def require_detector(self) -> None:
-        """Raise ``ContractError`` when nothing makes the detections that the policy observes."""
-        if DETECTIONS in self.streams and self.perception is None:
+        """Raise ``ContractError`` when nothing makes what the policy observes of camera images."""
+        missing = [name for name in self.seen if name != self.perceived]
+        if missing and self.perception is None:
             raise ContractError(
-                f"the checkpoint {self.policy_parameters.checkpoint} needs the features '{DETECTIONS}', but no detector was given; "
+                f"the checkpoint {self.policy_parameters.checkpoint} needs the features '{missing[0]}', but no detector was given; "
                 "add --detector."
+            )
+        if missing:
+            raise ContractError(
+                f"the checkpoint {self.policy_parameters.checkpoint} needs the features {', '.join(missing)} besides "
+                f"'{self.perceived}', and here one extractor looks at the robot file's first camera. Use a checkpoint that "
+                "observes that alone, or a robot with its own perception nodes."
             )
 
     def with_detector(self, detector: Path, parameters: dict[str, Any]) -> Parts:
-        """The same with perception by ``detector``, as the flat ``parameters`` say.
+        """The same with perception by ``detector``, or the model of another extractor, as the flat ``parameters`` say.
 
-        Raises ``ContractError`` for one that the policy was not trained with, or for a policy that observes no detections.
+        Raises ``ContractError`` for one that the policy was not trained with, or for a policy that observes nothing of the first
+        camera's images.
         """
-        streams = {stream.name: stream for stream in self.policy.contract.streams}
-        if DETECTIONS not in streams:
+        mine = [stream for stream in self.seen.values() if "camera" not in stream.extractor]
+        if not mine:
             raise ContractError(
-                f"checkpoint {self.policy_parameters.checkpoint} observes {sorted(streams) or 'joint positions alone'} and nothing "
-                f"that a camera sees, expected the stream '{DETECTIONS}'; leave --detector out (--observation state)."
+                f"checkpoint {self.policy_parameters.checkpoint} observes {sorted(self.streams) or 'joint positions alone'} and "
+                f"nothing that a camera sees, expected the stream '{DETECTIONS}' or another of the first camera's images; "
+                "leave --detector out (--observation state)."
             )
-        perception = load_perception(parameters, detector, streams[DETECTIONS].extractor)
-        return replace(self, perception=perception, detector=detector)
+        camera = self.robot.cameras[0] if self.robot.cameras else NO_CAMERA
+        chosen = perception_parameters(parameters, detector, mine[0].extractor)
+        perception = load_perception(chosen, detector, mine[0], camera)
+        usual = asdict(from_flat(PerceptionParameters, "perception", self.robot.parameters))
+        perceiving = {f"perception.{name}": value for name, value in asdict(chosen).items() if value != usual[name]}
+        return replace(self, perception=perception, detector=detector, perceived=mine[0].name, perceiving=perceiving)
+
+    def with_frames(self) -> Parts:
+        """The same; a policy that looks at the first camera's images itself is given them in its size."""
+        first = self.robot.cameras[0].name if self.robot.cameras else ""
+        mine = [stream for stream in self.policy.contract.of_kind(FRAMES) if stream.extractor.get("camera") == first]
+        if not mine:
+            return self
+        from flow_policy_ros.vision.frames import FrameFeatures
+
+        height, width = mine[0].extractor["size"]
+        return replace(self, perception=FrameFeatures((height, width), first, mine[0].name), perceived=mine[0].name)
 
     def profile(self, latency: str) -> Path | None:
         """The latency profile for ``latency`` (see ``profile_for``), measured with these parts if it never was."""
@@ -124,7 +171,7 @@ class Parts:
                 "uses none; leave it out, or use a checkpoint that observes a camera (--observation camera)."
             )
         return Stack(
-            policy=PolicyLoop(self.policy, self.policy_parameters, self.robot.endless),
+            policy=self._loop(),
             command=CommandLoop(self.robot, self.command_parameters, clearance_of(self.robot, self.command_parameters)),
             perception=self.perception,
             latency=load_profile(profile),
@@ -133,6 +180,14 @@ class Parts:
             injection=injection,
         )
 
+    def _loop(self) -> PolicyLoop:
+        """Of the policy, told already what the parameters say that it is to do."""
+        ages = greatest_ages(self.policy.contract, self.robot)
+        loop = PolicyLoop(self.policy, self.policy_parameters, self.robot.endless, ages)
+        if self.policy_parameters.instruction:
+            loop.instruct(self.policy_parameters.instruction, 0)
+        return loop
+
 
 def load(selection: Selection, latency: str) -> Loaded:
     """Load and check everything; ``latency`` is ``measured``, ``none`` or a profile's path.
@@ -140,7 +195,7 @@ def load(selection: Selection, latency: str) -> Loaded:
     Raises ``ValueError``-derived errors that name the file and the remedy.
     """
     robot = load_robot(selection.robot)
-    chosen = {
+    chosen: dict[str, Any] = {
         "policy.checkpoint": str(selection.checkpoint),
         "policy.steps": selection.steps,
         "policy.seed": selection.policy_seed,
@@ -150,11 +205,13 @@ def load(selection: Selection, latency: str) -> Loaded:
         "policy.mode": selection.mode,
         "command.limit_scale": selection.limit_scale,
     }
+    if selection.instruction:
+        chosen["policy.instruction"] = selection.instruction
     parts = load_parts(robot, {**robot.parameters, **chosen}, selection.detector)
     parts.require_detector()
     parts.stack(None, selection.injection)  # refuses before anything is measured
     profile = parts.profile(latency)
-    return Loaded(robot, parts.stack(profile, selection.injection), profile)
+    return Loaded(robot, parts.stack(profile, selection.injection), profile, parts.perceiving)
 
 
 def load_parts(robot: Robot, parameters: dict[str, Any], detector: Path | None) -> Parts:
@@ -168,19 +225,40 @@ def load_parts(robot: Robot, parameters: dict[str, Any], detector: Path | None) 
     torch.set_num_threads(policy_parameters.threads)
     policy = deploy(policy_parameters, robot.name)
     policy.contract.check_robot(robot)
-    parts = Parts(robot, policy, None, None, policy_parameters, command_parameters)
+    parts = Parts(robot, policy, None, None, policy_parameters, command_parameters).with_frames()
     return parts if detector is None else parts.with_detector(detector, parameters)
 
 
-def load_perception(parameters: dict[str, Any], detector: Path, trained_with: dict[str, Any]) -> Perception:
-    """The detector as a feature extractor, refused when its weights are not those that the policy was trained with."""
-    from flow_policy_ros.vision.detector import load_detector
-    from flow_policy_ros.vision.features import DetectionFeatures
+def seen_streams(contract: Contract) -> tuple[StreamContract, ...]:
+    """The streams that are made of camera images, by ``vision.extractors`` or as frames; those of checkpoints from before there
+    were several kinds are known by their name."""
+    return tuple(s for s in contract.streams if s.extractor.get("extractor", s.name) in (*EXTRACTORS, FRAMES))
+
+
+def perception_parameters(parameters: dict[str, Any], model: Path, trained_with: dict[str, Any]) -> PerceptionParameters:
+    """The flat ``parameters``, changed so that ``model`` makes features such as a policy was ``trained_with``."""
+    from flow_policy_ros.vision.extractors import parameters_for, with_source
 
     chosen = from_flat(PerceptionParameters, "perception", parameters)
-    features = DetectionFeatures(load_detector(detector, chosen.allow_pickle, chosen.confidence, chosen.threads))
-    check_extractor(trained_with, features.identity(), detector)
-    return features
+    return with_source(parameters_for(trained_with, chosen), model.resolve())
+
+
+def load_perception(parameters: PerceptionParameters, model: Path, stream: StreamContract, camera: Camera) -> Perception:
+    """The extractor that makes ``stream`` of the images of ``camera``, refused when it or its weights are not those that the policy
+    was trained with. Raises ``ContractError``, and ``DetectorError`` or ``ExtractorError`` for a model that cannot be loaded."""
+    from flow_policy_ros.vision.extractors import load_extractor, of_camera
+    from flow_policy_ros.vision.pretrained import ExtractorError
+
+    try:
+        extractor = load_extractor(parameters.extractor, model, camera, parameters)
+    except ExtractorError as error:
+        raise ContractError(
+            f"the checkpoint observes '{stream.name}', features of the kind '{parameters.extractor}': {error} Give the model's "
+            "folder with --detector."
+        ) from error
+    extractor = of_camera(extractor, camera.name, True, stream.name)
+    check_extractor(stream.extractor, extractor.identity(), model)
+    return extractor
 
 
 def check_extractor(trained_with: dict[str, Any], given: dict[str, Any], path: Path) -> None:
@@ -211,6 +289,11 @@ def stages(
     return timed
 
 
+def default_observation(task: str) -> str:
+    """What policies for the task observe where nobody says otherwise: ``camera``, or ``state`` where none with a camera ships."""
+    return "state" if (task, "state") in SHIPPED else "camera"
+
+
 def select(
     task: str,
     observation: str,
@@ -230,7 +313,7 @@ def select(
     return Selection(
         task=task,
         robot=resources.robot_file(robot or f"adroit_{task}"),
-        checkpoint=resources.checkpoint(checkpoint or f"adroit_{task}_{observation}"),
+        checkpoint=resources.checkpoint(checkpoint or SHIPPED.get((task, observation), f"adroit_{task}_{observation}")),
         detector=resources.checkpoint(detector or f"adroit_{task}_detector") if observation == "camera" else None,
         steps=steps,
         policy_seed=policy_seed,

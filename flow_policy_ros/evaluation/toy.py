@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, int]] = {
     "dit": {"width": 64, "blocks": 2, "heads": 2, "expansion": 2, "observation_width": 32},
     "dit_cross": {"width": 64, "blocks": 2, "heads": 2, "expansion": 2},
     "embodiment_dit": {"width": 64, "pairs": 1, "heads": 2, "expansion": 2, "future": 1},
+    "deep_features": {"width": 64, "layers": 2, "heads": 2, "hidden": 128, "prefix_width": 32, "prefix_hidden": 64},
 }
 """Small versions of the networks; one that is not here has its defaults."""
 BATCH, LEARNING_RATE, STEPS = 256, 3e-3, 20

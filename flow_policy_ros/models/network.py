@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,7 +13,13 @@ from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 
 
 class VelocityNetwork(nn.Module, ABC):
-    """v(x, t | observation). What depends on the observation alone is computed once per chunk, by ``condition``."""
+    """v(x, t | observation). What depends on the observation alone is computed once per chunk, by ``condition``.
+
+    ``differentiable``: whether gradients flow from the velocity to x; ``time_per_step``: whether t may be (B, H).
+    """
+
+    differentiable: ClassVar[bool] = True
+    time_per_step: ClassVar[bool] = True
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()

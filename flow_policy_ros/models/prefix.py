@@ -7,13 +7,16 @@ tokens themselves are in ``expert`` and ``shared``.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from flow_policy_ros.models.batched import Batched
@@ -21,9 +24,30 @@ from flow_policy_ros.models.patch_positions import PatchPositions
 from flow_policy_ros.models.prefix_inputs import PrefixInputs
 from flow_policy_ros.vision.pretrained import import_transformers
 
+TB = TypeVar("TB", bound="TokenBatch")
+
+
+class TokenBatch(Batched):
+    """Base of what was made of sequences; ``along`` names the dimension of each field that runs along their tokens."""
+
+    along: ClassVar[dict[str, int]]
+
+    @classmethod
+    def cat(cls: type[TB], batches: Sequence[TB]) -> TB:
+        """Batches one after the other, padded on the right to the longest."""
+        longest = max(batch.mask.shape[1] for batch in batches)
+        return super().cat([batch._lengthened(longest) for batch in batches])
+
+    def _lengthened(self: TB, length: int) -> TB:
+        more = length - self.mask.shape[1]
+        parts = {name: getattr(self, name) for name in self.along}
+        padding = {name: (0, 0) * (part.ndim - 1 - self.along[name]) + (0, more) for name, part in parts.items()}
+        longer = {name: F.pad(part, padding[name]) for name, part in parts.items()}
+        return dataclasses.replace(self, **longer)  # type: ignore[type-var]
+
 
 @dataclass(frozen=True)
-class Embedded(Batched):
+class Embedded(TokenBatch):
     """What goes into the decoder's first layer, image features in their places.
 
     ``tokens`` (B, T, D); ``mask`` (B, T) bool, what may be seen; ``positions`` (B, axes, T) int64, three axes with M-RoPE, else
@@ -36,6 +60,7 @@ class Embedded(Batched):
     positions: torch.Tensor
     image: torch.Tensor
     deepstack: torch.Tensor
+    along: ClassVar[dict[str, int]] = {"tokens": 1, "mask": 1, "positions": 2, "image": 1, "deepstack": 2}
 
     @property
     def next_position(self) -> torch.Tensor:
@@ -44,7 +69,7 @@ class Embedded(Batched):
 
 
 @dataclass(frozen=True)
-class Prefix(Batched):
+class Prefix(TokenBatch):
     """What every layer of the decoder computed of its input, positions rotated in.
 
     ``keys_values`` (B, layers, 2, key heads, T, head width); ``mask`` (B, T) bool, what may be seen;
@@ -55,6 +80,7 @@ class Prefix(Batched):
     mask: torch.Tensor
     next_position: torch.Tensor
     image: torch.Tensor
+    along: ClassVar[dict[str, int]] = {"keys_values": 4, "mask": 1, "image": 1}
 
     def cache(self) -> Any:
         """A ``DynamicCache`` of these keys and values, to be passed to a decoder: what that adds is not kept here."""
@@ -97,8 +123,11 @@ class VlmPrefix(nn.Module):
         return not any(parameter.requires_grad for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> VlmPrefix:
-        """As torch's; a frozen model stays as deployed."""
-        return super().train(mode and not self.frozen)
+        """As torch's; what is frozen, all of it or a tower, stays as deployed."""
+        super().train(mode and not self.frozen)
+        for child in self.children():
+            _rest(child)
+        return self
 
     def embed(self, inputs: PrefixInputs) -> Embedded:
         """Vision tower and embeddings only. Raises ``ValueError`` for inputs that do not fit the model."""
@@ -133,9 +162,11 @@ class VlmPrefix(nn.Module):
         arguments = self._arguments(inputs)
         here = threading.get_ident()
 
-        def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == here:  # another thread may be running action tokens through the same decoder
-                raise _ReachedDecoder(kwargs)
+        # Another thread may be running action tokens through the same decoder. While a hook comes or goes, torch calls it there
+        # without keywords.
+        def stop(module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+            if threading.get_ident() == here:
+                raise _ReachedDecoder(kwargs or {})
 
         hook = self.text.register_forward_pre_hook(stop, with_kwargs=True)
         try:
@@ -196,6 +227,16 @@ class VlmPrefix(nn.Module):
         features = tokens[image].view(*inputs.points.shape[:2], -1)
         placed = self.geometry(features, inputs.points, inputs.known)
         return tokens.masked_scatter(image[:, :, None], placed)
+
+
+def _rest(module: nn.Module) -> None:
+    """Put the parts that have weights, but none to be learned, in eval mode."""
+    weights = list(module.parameters())
+    if weights and not any(weight.requires_grad for weight in weights):
+        module.eval()
+        return
+    for child in module.children():
+        _rest(child)
 
 
 class _ReachedDecoder(Exception):

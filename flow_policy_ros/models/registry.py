@@ -11,6 +11,7 @@ from flow_policy_ros.models.dit import DiT, DiTConfig
 from flow_policy_ros.models.dit_cross import DiTCross, DiTCrossConfig
 from flow_policy_ros.models.embodiment_dit import EmbodimentDiT, EmbodimentDiTConfig
 from flow_policy_ros.models.expert import DeepFusionExpert, ExpertConfig
+from flow_policy_ros.models.feature_prefix import DeepFeatures, DeepFeaturesConfig
 from flow_policy_ros.models.network import VelocityNetwork
 from flow_policy_ros.models.residual_mlp import ResidualMLP, ResidualMLPConfig
 from flow_policy_ros.models.shared import SharedCausal, SharedConfig, SharedMutual
@@ -22,6 +23,7 @@ NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "dit": (DiT, DiTConfig),
     "dit_cross": (DiTCross, DiTCrossConfig),
     "embodiment_dit": (EmbodimentDiT, EmbodimentDiTConfig),
+    "deep_features": (DeepFeatures, DeepFeaturesConfig),
 }
 VLM_NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "deep_expert": (DeepFusionExpert, ExpertConfig),

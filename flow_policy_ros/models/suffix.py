@@ -139,13 +139,17 @@ def pi0_frequencies(count: int) -> torch.Tensor:
 
 
 def suffix_mask(seen: torch.Tensor, state: int, horizon: int, dtype: torch.dtype) -> torch.Tensor:
-    """What ``state`` (0 or 1) and ``horizon`` action tokens see, (B, 1, n, T + n) to be added to the scores: all of the prefix that
-    is ``seen`` (B, T), the state itself, the actions everything."""
+    """What ``suffix_sees`` says, (B, 1, n, T + n), to be added to the scores."""
+    return added(suffix_sees(seen, state, horizon)[:, None], dtype)
+
+
+def suffix_sees(seen: torch.Tensor, state: int, horizon: int) -> torch.Tensor:
+    """What ``state`` (0 or 1) and ``horizon`` action tokens see, (B, n, T + n) bool: all of the prefix that is ``seen`` (B, T),
+    the state itself, the actions everything."""
     own = torch.ones(state + horizon, state + horizon, dtype=torch.bool, device=seen.device)
     own[:state, state:] = False
     batch, own_tokens = len(seen), state + horizon
-    visible = torch.cat((seen[:, None].expand(-1, own_tokens, -1), own.expand(batch, -1, -1)), dim=2)
-    return added(visible[:, None], dtype)
+    return torch.cat((seen[:, None].expand(-1, own_tokens, -1), own.expand(batch, -1, -1)), dim=2)
 
 
 def added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

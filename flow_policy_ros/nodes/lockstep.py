@@ -21,6 +21,8 @@ COMMAND = "command"
 """Word in the ``frame_id`` of ``lockstep/command``: a command was published for this tick, and ``command/executed``."""
 PLAN = "plan"
 """Word in the ``frame_id`` of ``lockstep/command``: a plan was published at this tick."""
+IMAGE_OF, INSTRUCTION = "image.", " instruction="
+"""In ``lockstep/tick``: what the word of one camera begins with, and what stands before the instruction."""
 POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0
 """Of ``lockstep.timeout_s``: each gives up a little before the one that waits for it does."""
 
@@ -30,25 +32,44 @@ class TickWord:
     """What the robot, or a recording in its place, waits at: ``lockstep/tick``.
 
     ``stamp`` of the tick; ``joint_state`` and ``image`` stamps of the newest ones, ``streams`` of the newest features that are
-    not computed from images (ns; 0: there was none yet). A simulation's joint state has the tick's own stamp.
+    not computed from images, ``images`` of the newest image of each camera, where there are several (ns; 0: there was none yet).
+    A simulation's joint state has the tick's own stamp. ``instruction`` is the one in force, empty for none: messages on its topic
+    carry no stamp by which they could be waited for.
     """
 
     stamp: int
     joint_state: int
     image: int = 0
     streams: Mapping[str, int] = field(default_factory=dict)
+    instruction: str = ""
+    images: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The ``frame_id``: words ``name=stamp``, which ``parse`` reads."""
-        words = {"joint_state": self.joint_state, "image": self.image, **self.streams}
-        return " ".join(f"{name}={stamp}" for name, stamp in words.items())
+        """The ``frame_id``: words ``name=stamp``, which ``parse`` reads; the instruction is the last and may hold blanks."""
+        cameras = {f"{IMAGE_OF}{camera}": stamp for camera, stamp in self.images.items()}
+        words = {"joint_state": self.joint_state, "image": self.image, **cameras, **self.streams}
+        said = " ".join(f"{name}={stamp}" for name, stamp in words.items())
+        return f"{said}{INSTRUCTION}{self.instruction}" if self.instruction else said
 
     @staticmethod
     def parse(stamp: int, text: str) -> TickWord:
         """The word of the tick of ``stamp``. Raises ``ValueError`` for another text."""
-        words = dict(word.partition("=")[::2] for word in text.split())
+        stamped, _, instruction = text.partition(INSTRUCTION)
+        words = dict(word.partition("=")[::2] for word in stamped.split())
         stamps = {name: int(number) for name, number in words.items()}
-        return TickWord(stamp, stamps.pop("joint_state", stamp), stamps.pop("image", 0), stamps)
+        images = {name: stamps.pop(name) for name in list(stamps) if name.startswith(IMAGE_OF)}
+        return TickWord(
+            stamp,
+            stamps.pop("joint_state", stamp),
+            stamps.pop("image", 0),
+            stamps,
+            instruction,
+            {name.removeprefix(IMAGE_OF): image for name, image in images.items()},
+        )
+
+    def image_of(self, camera: str) -> int:
+        """Stamp of the newest image of ``camera``; of the only one, where the word does not tell cameras apart."""
+        return self.images.get(camera, self.image)
 
 
 def command_word(command: bool, plan: bool) -> str:

@@ -16,13 +16,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from flow_policy_ros.data.bag_events import BagEvents, ImageEvent
 from flow_policy_ros.data.bags.bag import BagError
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.evaluation.replay.ticks import TickInputs, ticks
+from flow_policy_ros.nodes.instruction_topic import INSTRUCTION_TOPIC
 from flow_policy_ros.nodes.lockstep import ROBOT_SHARE, Patience, TickWord
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
@@ -45,7 +46,8 @@ RESEND_S = 0.5
 class PlayerNode(ClosableNode):
     """Service ``player/start`` plays the recording from its beginning; ``player/status`` says how far it is.
 
-    Publishes joint states, images of the robot file's cameras, recorded features, ``/clock`` and ``lockstep/tick``.
+    Publishes joint states, images of the robot file's cameras, recorded features, what the robot was told on ``instruction``,
+    ``/clock`` and ``lockstep/tick``.
     """
 
     def __init__(self) -> None:
@@ -74,6 +76,7 @@ class PlayerNode(ClosableNode):
         self._joint_states = self.create_publisher(JointStateMsg, robot.joint_state_topic, qos.RELIABLE)
         kinds = {c.name: CompressedImage if c.topic.endswith("compressed") else Image for c in robot.cameras}
         self._images = {c.name: self.create_publisher(kinds[c.name], c.topic, qos.IMAGE) for c in robot.cameras}
+        self._instruction = self.create_publisher(String, INSTRUCTION_TOPIC, qos.LATCHED)
         self._features = {s: self.create_publisher(Image, f"features/{s}", qos.RELIABLE) for s in self._streams}
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
         self._words = self.create_publisher(Header, "lockstep/tick", qos.RELIABLE)
@@ -107,9 +110,17 @@ class PlayerNode(ClosableNode):
         now, before = self._tick.now, self._word
         streams = dict.fromkeys(self._streams, 0) | dict(before.streams)
         streams |= {event.features.stream: event.features.stamp for event in self._tick.features}
-        images = [event.stamp for event in self._tick.images.values() if self._prepare(event)]
+        images = {event.camera: event.stamp for event in self._tick.images.values() if self._prepare(event)}
+        told = [event.text for event in self._tick.instructions]
         states = [event.state.stamp for event in self._tick.joint_states]
-        self._word = TickWord(now, (states or [before.joint_state])[-1], max(images, default=before.image), streams)
+        self._word = TickWord(
+            now,
+            (states or [before.joint_state])[-1],
+            max(images.values(), default=before.image),
+            streams,
+            (told or [before.instruction])[-1],
+            dict.fromkeys(self._images, 0) | dict(before.images) | images if len(self._images) > 1 else {},
+        )
         self._played += 1
         self._patience.begin()
         self._announce()
@@ -135,6 +146,8 @@ class PlayerNode(ClosableNode):
         for state in tick.joint_states:
             spoken = replace(state.state, names=self._naming.spoken(state.state.names))
             self._joint_states.publish(joint_state_to_message(spoken))
+        if tick.instructions:
+            self._instruction.publish(String(data=tick.instructions[-1].text))
         for features in tick.features:
             self._features[features.features.stream].publish(features_to_message(features.features))
         for camera, picture in self._pictures.items():

@@ -7,12 +7,11 @@ tick that is announced again is answered again with what was answered first. No 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from flow_policy_ros.nodes.lockstep import Patience, TickWord
 from flow_policy_ros.runtime.buffers import Stale
-from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.latency import Delays
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.types import Chunk, Features, JointState, Plan, Setpoint
@@ -28,7 +27,8 @@ class PolicyLockstep:
 
     ``answer(t, product, duration_ms)`` is called for each tick; the product is a chunk, the reason why there is none,
     or None when none was due. Among the inputs is what the command node published at the tick before; ``patience`` is with
-    perception, ``command_patience`` with the command node.
+    perception, ``command_patience`` with the command node. ``cameras`` says whose images a stream is made of, where there are
+    several cameras; streams in which the instruction arrives are no ``streams`` to wait for.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class PolicyLockstep:
         patience: Patience,
         command_patience: Patience,
         answer: Answer,
+        cameras: Mapping[str, str] = {},
     ) -> None:
         self._loop = loop
         self._streams = streams
@@ -48,6 +49,8 @@ class PolicyLockstep:
         self._patience = patience
         self._command_patience = command_patience
         self._answer = answer
+        self._cameras = dict(cameras)
+        self._orders: list[str] = []  # instructions that came by other ways than the tick's word, for the next tick
         self.reset()
 
     def reset(self) -> None:
@@ -62,6 +65,7 @@ class PolicyLockstep:
         self._plans: list[Plan] = []
         self._newest_setpoint = self._newest_plan = -1  # stamps
         self._word: tuple[int, bool, bool] | None = None  # the command node's: stamp, whether it sent a command, a plan
+        self._told = ""  # instruction of the last word that was acted on
         self._newest = dict.fromkeys(self._streams, 0)  # stamp of the newest features of each stream
         self._tick: TickWord | None = None  # to be answered
         self._answered: tuple[int, Chunk | Stale | None, float] | None = None
@@ -97,6 +101,10 @@ class PolicyLockstep:
             self._plans.append(plan)
         self.proceed()
 
+    def on_instruction(self, instruction: str) -> None:
+        """Take an instruction, in force from the next tick that is answered. That of the tick's word goes before it."""
+        self._orders.append(instruction)
+
     def on_command_word(self, stamp: int, has_command: bool, has_plan: bool) -> None:
         """The command node has acted on the tick of ``stamp``."""
         self._word = (stamp, has_command, has_plan)
@@ -112,8 +120,9 @@ class PolicyLockstep:
             self._patience.begin()
             self._command_patience.begin()
         self._tick = word
-        self._announced.setdefault(word.image, word.stamp)
-        while len(self._announced) > ANNOUNCED:
+        for image in (word.image, *word.images.values()):
+            self._announced.setdefault(image, word.stamp)
+        while len(self._announced) > ANNOUNCED * max(1, len(word.images)):
             del self._announced[next(iter(self._announced))]
         self.proceed()
 
@@ -141,7 +150,8 @@ class PolicyLockstep:
             return True
         if not self._loop.due(tick.stamp):
             return False  # features that come later are as good: those of images count from their tick + delay
-        return any(self._newest[stream] < tick.streams.get(stream, tick.image) for stream in self._streams)
+        due = {stream: tick.streams.get(stream, tick.image_of(self._cameras.get(stream, ""))) for stream in self._streams}
+        return any(self._newest[stream] < stamp for stream, stamp in due.items())
 
     def _missing_command(self) -> bool:
         """Whether something of the tick that was answered last is still on its way from the command node."""
@@ -162,6 +172,7 @@ class PolicyLockstep:
     def _show(self, tick: TickWord) -> None:
         """Give the loop what arrived, in a fixed order. What it refuses, it counts."""
         now = tick.stamp
+        _give([partial(self._loop.instruct, instruction, now) for instruction in self._new_orders(tick)])
         inputs: list[Callable[[], None]] = [partial(self._loop.on_joint_state, state, now) for state in self._joint_states.values()]
         if self._joint_states:
             self._shown, self._joint_states = frozenset(self._joint_states), {}
@@ -178,9 +189,21 @@ class PolicyLockstep:
         _give(inputs)
 
 
-def _give(inputs: Sequence[Callable[[], None]]) -> None:
+    def _new_orders(self, tick: TickWord) -> list[str]:
+        """The instructions that come into force at this tick, the last one to stay.
+
+        The word's counts where it is a new one, and at the first tick after a reset whatever was said before: an episode
+        begins with its own. The same one by topic, sooner or later, changes nothing.
+        """
+        begins = tick.instruction not in ("", self._told)
+        self._told = tick.instruction or self._told
+        orders, self._orders = [order for order in self._orders if order != self._loop.instruction], []
+        return [tick.instruction] if begins else orders
+
+
+def _give(inputs: Sequence[Callable[[], object]]) -> None:
     for put in inputs:
         try:
             put()
-        except BadInput:
+        except ValueError:  # BadInput, or what an instruction is refused with
             continue

@@ -47,26 +47,31 @@ class PolicyWorker:
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
         self._thread.start()
 
-    def on_joint_state(self, joint_state: JointState, received: int) -> None:
+    def on_joint_state(self, joint_state: JointState, received: int | None = None) -> None:
         """As ``PolicyLoop.on_joint_state``."""
         with self._lock:
-            self._loop.on_joint_state(joint_state, received)
+            self._loop.on_joint_state(joint_state, self._now() if received is None else received)
 
-    def on_features(self, features: Features, received: int) -> None:
+    def on_features(self, features: Features, received: int | None = None) -> None:
         """As ``PolicyLoop.on_features``."""
         with self._lock:
-            self._loop.on_features(features, received)
+            self._loop.on_features(features, self._now() if received is None else received)
 
-    def on_setpoint(self, setpoint: Setpoint, received: int) -> None:
+    def on_setpoint(self, setpoint: Setpoint, received: int | None = None) -> None:
         """As ``PolicyLoop.on_setpoint``."""
         with self._lock:
-            self._loop.on_setpoint(setpoint, received)
+            self._loop.on_setpoint(setpoint, self._now() if received is None else received)
 
-    def on_plan(self, plan: Plan, received: int) -> None:
+    def on_plan(self, plan: Plan, received: int | None = None) -> None:
         """As ``PolicyLoop.on_plan``."""
         with self._lock:
-            self._loop.on_plan(plan, received)
+            self._loop.on_plan(plan, self._now() if received is None else received)
         self._news.set()
+
+    def instruct(self, instruction: str, received: int) -> None:
+        """As ``PolicyLoop.instruct``."""
+        with self._lock:
+            self._loop.instruct(instruction, received)
 
     def update(self, parameters: PolicyParameters) -> None:
         """As ``PolicyLoop.update``."""

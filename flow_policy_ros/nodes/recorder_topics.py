@@ -12,12 +12,13 @@ import yaml
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from flow_policy_ros.nodes.instruction_topic import INSTRUCTION_TOPIC
 from flow_policy_ros.runtime.robot import Robot
 
 EXECUTED = "command/executed"
 OURS = (
     EXECUTED, "command/plan", "command/emergency_stop", "command/deadman", "policy/chunk", "policy/chunk_info",
-    "features/*", "sim/status", "/diagnostics", "/clock", "/tf", "/tf_static",
+    "features/*", INSTRUCTION_TOPIC, "sim/status", "/diagnostics", "/clock", "/tf", "/tf_static",
 )  # fmt: skip
 """What is recorded of every robot, beside what its robot file names."""
 COMPRESSED = "/compressed"
@@ -80,7 +81,8 @@ def selection(node: Node, robot: Robot, extra: Sequence[str], everything: bool) 
 
     cameras = [camera.topic for camera in robot.cameras]
     infos = [f"{topic.removesuffix(COMPRESSED).rpartition('/')[0]}/camera_info" for topic in cameras]
-    names = [robot.joint_state_topic, robot.command_topic, *cameras, *infos, *OURS, *extra]
+    depths = [topic for c in robot.cameras if c.depth is not None for topic in (c.depth.topic, c.depth.camera_info)]
+    names = [robot.joint_state_topic, robot.command_topic, *cameras, *infos, *depths, *OURS, *extra]
     if robot.recorded is not None:
         names.append(robot.recorded.topic)
     if robot.command_interface == "follow_joint_trajectory":

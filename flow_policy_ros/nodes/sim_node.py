@@ -1,4 +1,4 @@
-"""The simulated robot as a ROS robot: joint states, camera, position commands, reset, success.
+"""The simulated robot as a ROS robot: joint states, camera, position commands, reset, instruction, success.
 
 A shell around ``sim.robot``. In lockstep it waits for the command of each tick and simulated time is what it publishes;
 in real time it steps against the wall clock, stamps with the node's clock, and renders in another thread.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,38 @@ from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, SimParameters
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.sim.gl import SimError
+from flow_policy_ros.sim.instructions import InstructionError, draw, goal_of
 from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
 
 RESEND_S = 0.5
 """Lockstep: a tick that nobody answers is announced again, in case that a node was still being discovered."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Of an episode so far; ``goal_reached`` is the first goal that was reached, asked for or not, empty for none."""
+
+    step: int = 0
+    success: bool = False
+    success_steps: int = 0
+    goal_reached: str = ""
+
+    @staticmethod
+    def of(sim: AdroitRobot) -> Outcome:
+        """As the simulation stands."""
+        return Outcome(sim.step_index, sim.success, sim.success_steps, sim.goal_reached or "")
+
+
 class SimNode(ClosableNode):
-    """Service ``sim/reset`` begins an episode of ``sim.steps`` steps from ``sim.seed`` and ``sim.episode``."""
+    """Service ``sim/reset`` begins an episode of ``sim.steps`` steps from ``sim.seed`` and ``sim.episode``.
+
+    Of a task with several goals, ``sim.instruction`` says which one counts; it is published on ``instruction`` then.
+    """
 
     def __init__(self) -> None:
         super().__init__("sim_node")
         self._robot = robot_of(self)
-        self._settings = NodeParameters(self, self._robot, ("sim", "lockstep"))
+        self._settings = NodeParameters(self, self._robot, ("sim", "lockstep"), judge=self._judge)
         sim, lockstep = self._settings.block(SimParameters), self._settings.block(LockstepParameters)
         if sim.realtime == lockstep.enabled:
             raise ParameterError(
@@ -50,9 +69,10 @@ class SimNode(ClosableNode):
                 "be true: either the simulation keeps to the wall clock, or it waits for the other nodes."
             )
         self._sim = AdroitRobot(sim.task, self._robot)
+        self._judge("sim", sim)
         self._state = "idle"
         self._episode = sim
-        self._outcome = (0, False, 0)  # step, success, success_steps of the episode
+        self._outcome = Outcome()
         self._command: FloatArray | None = None  # real time: the newest one, until it is used
         self._refused: dict[str, int] = {}
         self._image_stamp = 0  # of the newest image of this episode
@@ -112,11 +132,26 @@ class SimNode(ClosableNode):
         assert self._lockstep is not None
         self._lockstep.on_word(from_time(word.stamp), COMMAND in word.frame_id.split())
 
+    def _judge(self, prefix: str, block: Any) -> None:
+        """Refuse an instruction that asks for none of the task's goals."""
+        if prefix != "sim" or not block.instruction:
+            return
+        task = self._sim.task
+        if not task.goals:
+            raise ParameterError(f"parameter sim.instruction is '{block.instruction}', but task '{task.name}' takes none.")
+        try:
+            goal_of(block.instruction, task.goals)
+        except InstructionError as error:
+            raise ParameterError(f"parameter sim.instruction: {error}") from error
+
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._episode = episode = self._settings.block(SimParameters)
         self._sim.reset(episode.seed, episode.episode)
+        if self._sim.task.goals:
+            self._sim.instruct(episode.instruction or draw(self._sim.task.goals, episode.seed))
+            self._topics.instruction(self._sim.instruction)
         self._command, self._image, self._image_stamp = None, None, 0
-        self._state, self._outcome = "running", (0, False, 0)
+        self._state, self._outcome = "running", Outcome()
         self._publish_status()
         if self._lockstep is not None:
             self._lockstep.begin(episode.steps)
@@ -136,7 +171,7 @@ class SimNode(ClosableNode):
                 if self._image is None:
                     self._image = self._sim.render()
                 self._topics.image(self._image, now)
-        self._topics.tick(now, self._image_stamp)
+        self._topics.tick(now, self._image_stamp, self._sim.instruction)
         self._announced = time.monotonic()
         self._note_progress()
 
@@ -162,32 +197,35 @@ class SimNode(ClosableNode):
                 self._finish()
 
     def _note_progress(self) -> None:
-        before, self._outcome = self._outcome, (self._sim.step_index, self._sim.success, self._sim.success_steps)
-        if self._outcome[0] % 10 == 0 or self._outcome[1] != before[1]:
+        before, self._outcome = self._outcome, Outcome.of(self._sim)
+        changed = (before.success, before.goal_reached) != (self._outcome.success, self._outcome.goal_reached)
+        if self._outcome.step % 10 == 0 or changed:
             self._publish_status()
 
     def _finish(self) -> None:
-        self._outcome = (self._sim.step_index, self._sim.success, self._sim.success_steps)
+        self._outcome = Outcome.of(self._sim)
         self._state = "done"
         self._publish_status()
 
     def _publish_status(self) -> None:
-        step, success, success_steps = self._outcome
+        outcome = self._outcome
         values: dict[str, object] = {
             "state": self._state,
             "episode": self._episode.episode,
             "seed": self._episode.seed,
-            "step": step,
+            "step": outcome.step,
             "steps": self._episode.steps,
-            "success": success,
-            "success_steps": success_steps,
+            "success": outcome.success,
+            "success_steps": outcome.success_steps,
+            "goal_reached": outcome.goal_reached,
+            "instruction": self._sim.instruction,
         }
         self._status.publish(status("sim", OK, self._state, values))
 
     def _diagnose(self) -> None:
         values: dict[str, object] = {
             "state": self._state,
-            "step": self._outcome[0],
+            "step": self._outcome.step,
             **latency_values("period_error_ms", self._meter.errors),
             "missed_deadlines": self._meter.missed,
             **counts("rejections", self._refused),

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Header, String
 
+from flow_policy_ros.nodes.instruction_topic import INSTRUCTION_TOPIC
 from flow_policy_ros.nodes.lockstep import TickWord
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.images import camera_info_to_message, features_to_message, image_to_message
@@ -21,7 +22,7 @@ from flow_policy_ros.sim.robot import AdroitRobot
 
 
 class SimTopics:
-    """Publishers of joint states, object state, camera, and in lockstep clock and tick."""
+    """Publishers of joint states, object state, camera, instruction, and in lockstep clock and tick."""
 
     def __init__(self, node: Node, sim: AdroitRobot) -> None:
         self._joint_states = node.create_publisher(JointStateMsg, sim.robot.joint_state_topic, qos.RELIABLE)
@@ -30,6 +31,7 @@ class SimTopics:
         self._objects_info.publish(String(data=json.dumps({"extractor": "objects", "task": sim.task.name})))
         self._clock = node.create_publisher(Clock, "/clock", qos.RELIABLE)
         self._tick = node.create_publisher(Header, "lockstep/tick", qos.RELIABLE)
+        self._instruction = node.create_publisher(String, INSTRUCTION_TOPIC, qos.LATCHED)
         self._camera = sim.camera
         if sim.camera is not None:
             self._matrix: FloatArray = sim.camera_matrix()
@@ -57,6 +59,12 @@ class SimTopics:
         """Publish simulated time."""
         self._clock.publish(Clock(clock=to_time(stamp)))
 
-    def tick(self, stamp: int, image_stamp: int) -> None:
-        """Lockstep: announce that the simulation waits at ``stamp``; ``image_stamp`` 0 when there was no image yet."""
-        self._tick.publish(Header(stamp=to_time(stamp), frame_id=str(TickWord(stamp, stamp, image_stamp, {"objects": stamp}))))
+    def instruction(self, instruction: str) -> None:
+        """Publish what this episode asks for."""
+        self._instruction.publish(String(data=instruction))
+
+    def tick(self, stamp: int, image_stamp: int, instruction: str) -> None:
+        """Lockstep: announce that the simulation waits at ``stamp``; ``image_stamp`` 0 when there was no image yet, ``instruction``
+        empty for a task that takes none."""
+        word = TickWord(stamp, stamp, image_stamp, {"objects": stamp}, instruction)
+        self._tick.publish(Header(stamp=to_time(stamp), frame_id=str(word)))

@@ -2,7 +2,8 @@
 
 ``model.safetensors``; ``config.json`` (architecture, flow, how trained); ``contract.json`` (what the robot must offer,
 with the normalisers and their hash; where one network serves several robots a list of these, in the order of its
-embodiments); ``README.md``.
+embodiments); ``README.md``. A policy that reads camera images and an instruction itself has a folder ``vlm`` besides, with the
+processor of its vision-language model (see ``policy.prompt``); that model's weights are among the policy's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from flow_policy_ros.models.conditioning import NetworkShape
 from flow_policy_ros.policy.codec import Codec, network_shape
 from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
-from flow_policy_ros.runtime.contract import Contract, ContractError
+from flow_policy_ros.policy.prompt import FOLDER, Prompter
+from flow_policy_ros.runtime.contract import PROMPT, Contract, ContractError
+from flow_policy_ros.vision.pretrained import ExtractorError
 
 WEIGHTS, CONFIG, CONTRACT, README = "model.safetensors", "config.json", "contract.json", "README.md"
 KIND = "vector_flow"
@@ -59,9 +62,16 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = "", half: bool = False) -> None:
-    """Write the folder; each file is replaced at once. ``half`` stores float16 weights (loaded as float32)."""
+    """Write the folder; each file is replaced at once. ``half`` stores float16 weights (loaded as float32).
+
+    Raises ``CheckpointError`` for a checkpoint that could not be loaded again: the processor of its prompt is missing, or not the
+    one that the contract names.
+    """
     folder = Path(folder)
+    prompter = _prompter_of(checkpoint.codecs)
     folder.mkdir(parents=True, exist_ok=True)
+    if prompter is not None:
+        prompter.save(folder / FOLDER)
     model = checkpoint.model
     weights = {
         name: tensor.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
@@ -104,8 +114,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         shape = NetworkShape(**config["shape"]) if "shape" in config else network_shape(contracts)
         if shape.embodiments != len(contracts):
             raise ContractError(f"{CONTRACT} has {len(contracts)} embodiments, expected {shape.embodiments} by {CONFIG}.")
+        prompter = _read_prompter(folder, contracts)
         codecs = tuple(
-            _codec(folder, entry, contract, str(entry.get("action_space", config.get("action_space"))), shape, number)
+            _codec(folder, entry, contract, str(entry.get("action_space", config.get("action_space"))), shape, number, prompter)
             for number, (entry, contract) in enumerate(zip(entries, contracts, strict=True))
         )
         model = FlowModel(
@@ -143,7 +154,13 @@ def _contract_json(codec: Codec) -> dict[str, Any]:
 
 
 def _codec(
-    folder: Path, content: dict[str, Any], contract: Contract, action_space: str, shape: NetworkShape, embodiment: int
+    folder: Path,
+    content: dict[str, Any],
+    contract: Contract,
+    action_space: str,
+    shape: NetworkShape,
+    embodiment: int,
+    prompter: Prompter | None,
 ) -> Codec:
     normaliser = content["normaliser"]
     if json_sha256(normaliser) != content["normaliser_sha256"]:
@@ -158,7 +175,48 @@ def _codec(
         action_space,
         shape,
         embodiment,
+        prompter if contract.of_kind(PROMPT) else None,
     )
+
+
+def _prompter_of(codecs: tuple[Codec, ...]) -> Prompter | None:
+    """The one processor of all codecs that read a prompt; None where none does."""
+    reading = [codec for codec in codecs if codec.contract.of_kind(PROMPT)]
+    for codec in reading:
+        if codec.prompter is None:
+            raise CheckpointError(f"robot '{codec.contract.robot}' has a prompt, but its codec has no processor to be saved too.")
+        _require_processor(codec.contract, codec.prompter)
+    found = {codec.prompter.sha256: codec.prompter for codec in reading if codec.prompter is not None}
+    if len(found) > 1:
+        raise CheckpointError(f"the embodiments read their prompts with {len(found)} processors, expected one for all.")
+    return next(iter(found.values()), None)
+
+
+def _read_prompter(folder: Path, contracts: list[Contract]) -> Prompter | None:
+    """The processor in the checkpoint, where a contract has a prompt. Raises ``CheckpointError``."""
+    reading = [contract for contract in contracts if contract.of_kind(PROMPT)]
+    if not reading:
+        return None
+    try:
+        if not (folder / FOLDER).is_dir():
+            raise ExtractorError(f"there is no folder {FOLDER}, which holds what reads the prompt.")
+        prompter = Prompter.load(folder / FOLDER)
+    except ExtractorError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error} Copy the whole folder again.") from error
+    for contract in reading:
+        _require_processor(contract, prompter)
+    return prompter
+
+
+def _require_processor(contract: Contract, prompter: Prompter) -> None:
+    for stream in contract.of_kind(PROMPT):
+        trained = str(stream.extractor.get("processor_sha256"))
+        if trained != prompter.sha256:
+            raise CheckpointError(
+                f"the processor in {prompter.found.folder} is not the one that the stream '{stream.name}' was made with (sha256 "
+                f"{prompter.sha256[:12]}…, expected {trained[:12]}…). A file was changed, added or removed, or belongs to another "
+                "checkpoint; copy the whole folder again."
+            )
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

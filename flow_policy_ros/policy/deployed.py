@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from flow_policy_ros.flow.deadline import StepChoice, StepCost, fit_cost, steps_within
+from flow_policy_ros.policy.exported import ExportedNetwork
 from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.policy.instruction import blank
 from flow_policy_ros.runtime.contract import Contract
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.policy_loop import ContinuingPolicy
-from flow_policy_ros.runtime.types import Continuation, FloatArray, Observation
+from flow_policy_ros.runtime.types import Continuation, Features, FloatArray, Observation
 
 STEP_COUNTS = (1, 2, 4, 8)
 GUIDED_STEP_COUNTS = (5, 7, 10)
@@ -27,14 +30,18 @@ REPEATS = 7
 
 
 def deploy(parameters: PolicyParameters, robot: str) -> ContinuingPolicy:
-    """The checkpoint's policy for ``robot``, with solver, guidance and deadline as the parameters say.
+    """The checkpoint's policy for ``robot``, with backend, solver, guidance and deadline as the parameters say.
 
     It has sampled once already, freely and by the exact method, since the first sample of either is slower than others.
-    Raises ``CheckpointError``, or ``ValueError`` for a guidance that the checkpoint was not trained for.
+    Raises ``CheckpointError``, ``ExportError`` for graphs that cannot be used, ``ExtractorError`` for what reads the instruction,
+    or ``ValueError`` for a guidance that the checkpoint was not trained for.
     """
     policy = FlowPolicy.load(
         parameters.checkpoint, robot=robot, solver=parameters.solver, guidance_scale=parameters.guidance_scale
     )
+    if parameters.backend != "torch":
+        shape = policy.model.shape
+        policy.model.network = ExportedNetwork.load(Path(parameters.checkpoint), shape, parameters.backend, parameters.threads)
     if parameters.deadline_s > 0.0:
         _ = policy.evaluations_per_step  # refuses a solver without fixed steps before anything is sampled
     policy.sample(empty_observation(policy.contract), parameters.steps, 0)
@@ -59,6 +66,11 @@ class DeadlinePolicy:
         self._policy, self._budget_s = policy, budget_s
         self.choice(1)  # refuses a budget of nothing now rather than in the first sample
 
+    @property
+    def inner(self) -> FlowPolicy:
+        """The policy that has the deadline."""
+        return self._policy
+
     def choice(self, most: int, method: str = "") -> StepChoice:
         """The steps taken when ``most`` are asked for, in a chunk that is continued by ``method`` (empty: sampled freely)."""
         cost = self._exact_cost if method == "rtc" else self.cost
@@ -74,6 +86,14 @@ class DeadlinePolicy:
     def sample_batch(self, observations: Sequence[Observation], steps: int, seed: int) -> tuple[FloatArray, int]:
         """See ``FlowPolicy``; each chunk has the steps that it would have alone."""
         return self._policy.sample_batch(observations, self.choice(steps).steps, seed)
+
+    def instruct(self, instruction: str, stamp: int) -> tuple[Features, ...]:
+        """See ``FlowPolicy``."""
+        return self._policy.instruct(instruction, stamp)
+
+    def look(self, frames: Mapping[str, Features], prompt: Features) -> None:
+        """See ``FlowPolicy``."""
+        self._policy.look(frames, prompt)
 
     def refusal(self, method: str, steps: int) -> str | None:
         """See ``ContinuingPolicy``; a deadline that leaves too few steps is as bad as asking for too few."""
@@ -92,7 +112,8 @@ class DeadlinePolicy:
 def measure_cost(policy: FlowPolicy, method: str = "") -> StepCost:
     """What a chunk costs on this machine now, in seconds: medians at several step counts, then a straight line.
 
-    ``method`` is that of the continuation, empty for a chunk that is sampled freely.
+    ``method`` is that of the continuation, empty for a chunk that is sampled freely. Images are looked at anew for every chunk, as
+    for the first after each.
     """
     observation = empty_observation(policy.contract)
     continuation = empty_continuation(policy.contract, method) if method else None
@@ -100,6 +121,7 @@ def measure_cost(policy: FlowPolicy, method: str = "") -> StepCost:
     for steps in GUIDED_STEP_COUNTS if method else STEP_COUNTS:
         seconds, nfe = [], 0
         for _ in range(REPEATS):
+            policy.forget()
             begin = time.perf_counter()
             _, nfe = policy.sample(observation, steps, 0, continuation)
             seconds.append(time.perf_counter() - begin)
@@ -114,7 +136,7 @@ def empty_continuation(contract: Contract, method: str) -> Continuation:
 
 
 def empty_observation(contract: Contract) -> Observation:
-    """All zeros at stamp 0, in the contract's shapes."""
-    features = {s.name: np.zeros((s.tokens, s.channels), dtype=np.float32) for s in contract.streams}
+    """All zeros at stamp 0, in the contract's shapes; of a prompt the empty instruction."""
+    features = {s.name: blank(s) for s in contract.streams}
     history = np.zeros((len(contract.history_ns), len(contract.joints)))
     return Observation(0, np.zeros(len(contract.joints)), features, {}, history)

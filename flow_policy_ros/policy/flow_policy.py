@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,15 @@ from flow_policy_ros.flow.prefix import CleanPrefix
 from flow_policy_ros.flow.real_time_chunking import JacobianFreeGuidance, RealTimeGuidance, rtc_weights
 from flow_policy_ros.flow.solver import Velocity
 from flow_policy_ros.flow.solvers import make_solver
+from flow_policy_ros.models.batched import Batched
 from flow_policy_ros.models.conditioning import Conditioning
+from flow_policy_ros.models.suffix import DeepFusion
 from flow_policy_ros.policy.checkpoint import Checkpoint, load_checkpoint
-from flow_policy_ros.runtime.contract import ContractError
-from flow_policy_ros.runtime.types import Continuation, FloatArray, Observation
+from flow_policy_ros.policy.instruction import InstructionReader, readers_for
+from flow_policy_ros.policy.kept_prefix import KeptPrefixes
+from flow_policy_ros.runtime.contract import PROMPT, SAID, ContractError
+from flow_policy_ros.runtime.types import Continuation, FeatureArray, Features, FloatArray, Observation
+from flow_policy_ros.vision.pretrained import ExtractorError
 
 LEAST_GUIDED_STEPS = 5
 """The pull of real-time chunking is up to beta = 5 times the error: in fewer steps than 5 one of Euler's overshoots."""
@@ -34,7 +39,10 @@ def keyed_noise(seed: int, stamp: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class FlowPolicy:
-    """Implements ``runtime.policy_loop.ContinuingPolicy``. Not for several threads at once.
+    """Implements ``runtime.policy_loop.ContinuingPolicy`` and ``InstructedPolicy``.
+
+    One thread may sample, while another looks at images ahead (``look``) and a third reads instructions (``instruct``); no two may
+    sample at once. ``readers`` make the streams that are told in words.
 
     ``robot`` chooses among several embodiments, ``solver`` replaces the checkpoint's (empty: keep it), ``guidance_scale``
     other than 1 needs a checkpoint trained with condition dropout. Raises ``ValueError`` for what the checkpoint cannot do.
@@ -47,6 +55,7 @@ class FlowPolicy:
         robot: str | None = None,
         solver: str = "",
         guidance_scale: float = 1.0,
+        readers: Sequence[InstructionReader] = (),
     ) -> None:
         self.codec = checkpoint.codec_of(robot)
         self.contract = self.codec.contract
@@ -55,6 +64,11 @@ class FlowPolicy:
         self._device = device
         self._solver = make_solver(solver) if solver else self.model.solver
         self._guidance_scale = guidance_scale
+        self._readers = tuple(readers)
+        network = self.model.network
+        self._kept: KeptPrefixes | None = None
+        if self.contract.of_kind(PROMPT) and isinstance(network, DeepFusion):
+            self._kept = KeptPrefixes(network.see, self.codec, device)
         if guidance_scale != 1.0:
             self.model.require_null()
 
@@ -62,13 +76,40 @@ class FlowPolicy:
     def load(
         folder: str | Path, device: str = "cpu", robot: str | None = None, solver: str = "", guidance_scale: float = 1.0
     ) -> FlowPolicy:
-        """The policy of a checkpoint folder. Raises ``CheckpointError``, and ``ValueError`` as the constructor."""
-        return FlowPolicy(load_checkpoint(folder), device, robot, solver, guidance_scale)
+        """The policy of a checkpoint folder, with what reads its instructions. Raises ``CheckpointError``, ``ExtractorError``, and
+        ``ValueError`` as the constructor."""
+        checkpoint = load_checkpoint(folder)
+        codec = checkpoint.codec_of(robot)
+        readers = readers_for(codec.contract, folder, codec.prompter, device)
+        return FlowPolicy(checkpoint, device, robot, solver, guidance_scale, readers)
 
     @property
     def evaluations_per_step(self) -> int:
         """Evaluations of the velocity per solver step. Raises ``ValueError`` for a solver without fixed steps."""
         return len(self._solver.times(1))
+
+    def instruct(self, instruction: str, stamp: int) -> tuple[Features, ...]:
+        """See ``InstructedPolicy``. Raises ``ExtractorError`` for an instruction that cannot be read, by the model or at all."""
+        told = {reader.stream for reader in self._readers}
+        unread = [stream.name for stream in self.contract.of_kind(*SAID) if stream.name not in told]
+        if unread:
+            raise ExtractorError(f"nothing reads the instruction for {unread}; load it with FlowPolicy.load, or give it readers.")
+        return tuple(reader.read(instruction, stamp) for reader in self._readers)
+
+    def look(self, frames: Mapping[str, Features], prompt: Features) -> None:
+        """Look at images ahead, so that ``sample`` need not: ``frames`` are those of every camera stream (and of points where there
+        are), by stream, of one observation. In a thread of its own, which ``sample`` waits for only where it needs the same images.
+
+        Nothing happens where the network reads none, or these are known. Raises ``ContractError`` for what does not fit.
+        """
+        if self._kept is not None:
+            given = {features.stream: features.values for features in (*frames.values(), prompt)}
+            self._seen([given])
+
+    def forget(self) -> None:
+        """Forget the images looked at."""
+        if self._kept is not None:
+            self._kept.forget()
 
     def sample(
         self, observation: Observation, steps: int, seed: int, continuation: Continuation | None = None
@@ -109,6 +150,9 @@ class FlowPolicy:
 
     def refusal(self, method: str, steps: int) -> str | None:
         """See ``ContinuingPolicy``."""
+        network = self.model.network
+        if (method == "rtc" and not network.differentiable) or (method == "rtc_trained" and not network.time_per_step):
+            return "exported graphs can do it by rtc_identity only; use that, or policy.backend torch."
         if method == "rtc_trained":
             if self.prefix >= 1:
                 return None
@@ -146,13 +190,28 @@ class FlowPolicy:
         """What the network sees of an observation, a batch of one. Raises ``ContractError`` for one that does not fit."""
         return self._conditioning(torch.as_tensor(observation.joint_position)[None], [observation])
 
+    def remembered(self, observation: Observation) -> Conditioning | None:
+        """As ``conditioning``; None where its images would have to be looked at again, for which a chunk might have to wait."""
+        if self._kept is not None and self._kept.known(observation.features) is None:
+            return None
+        return self.conditioning(observation)
+
     def _conditioning(self, position: torch.Tensor, observations: Sequence[Observation]) -> Conditioning:
         """Of observations with joint positions ``position`` (B, J)."""
         given = [observation.features for observation in observations]
+        prefix = self._seen(given)
         features = {name: torch.as_tensor(np.stack([f[name] for f in given])) for name in given[0]}
         history = torch.as_tensor(np.stack([observation.joint_history for observation in observations]))
         try:
-            return self.codec.observation(position, features, history).to(self._device)
+            return self.codec.observation(position, features, history, prefix).to(self._device)
+        except ValueError as error:
+            raise ContractError(f"the observation does not fit the checkpoint: {error}") from error
+
+    def _seen(self, given: Sequence[Mapping[str, FeatureArray]]) -> Batched | None:
+        if self._kept is None:
+            return None
+        try:
+            return self._kept.seen(given)
         except ValueError as error:
             raise ContractError(f"the observation does not fit the checkpoint: {error}") from error
 

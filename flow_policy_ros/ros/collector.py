@@ -29,7 +29,10 @@ STALE = "stale"
 
 @dataclass(frozen=True)
 class SimStatus:
-    """``sim/status``: ``state`` is idle, running or done; ``step`` of ``steps`` control steps."""
+    """``sim/status``: ``state`` is idle, running or done; ``step`` of ``steps`` control steps.
+
+    ``goal_reached`` is the first of several goals that was reached, "" for none; ``instruction`` what was asked for.
+    """
 
     state: str
     episode: int
@@ -38,6 +41,8 @@ class SimStatus:
     steps: int
     success: bool
     success_steps: int
+    goal_reached: str = ""
+    instruction: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ class Collector:
         v = values(message)
         self.status = status = SimStatus(
             v["state"], int(v["episode"]), int(v["seed"]), int(v["step"]), int(v["steps"]),
-            v["success"] == "True", int(v["success_steps"]),
+            v["success"] == "True", int(v["success_steps"]), v.get("goal_reached", ""), v.get("instruction", ""),
         )  # fmt: skip
         if status.success and self._success_step is None:
             self._success_step = status.step

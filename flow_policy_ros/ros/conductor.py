@@ -7,7 +7,7 @@ caller to say.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,13 @@ class Conductor:
                 "Free the machine of other work, or try 'flow_policy doctor'."
             )
 
-    def run(self, seed: int, episode: int, steps: int, progress: Progress | None = None) -> Seen:
+    def run(self, seed: int, episode: int, steps: int, progress: Progress | None = None, instruction: str = "") -> Seen:
         """One episode of ``steps`` control steps from the scene of ``seed``; ``episode`` sets its stamps in lockstep.
 
+        ``instruction`` is what the simulated robot asks for; where it is empty, a task with several goals draws one by ``seed``.
         Raises ``NodeProblem`` when a node dies or does not answer, and when no image reaches the perception node.
         """
-        self._set(**{"sim.seed": seed, "sim.episode": episode, "sim.steps": steps})
+        self._set({"sim.seed": seed, "sim.episode": episode, "sim.steps": steps, "sim.instruction": instruction})
         self._collector.begin()
         since = self._start_realtime() if self._realtime else self._start_lockstep()
         begun = time.monotonic()
@@ -174,7 +175,7 @@ class Conductor:
             if time.monotonic() > deadline:
                 raise NodeProblem(f"the command node could not be reset in {ANSWER_S:.0f} s: {answer.message}")
 
-    def _set(self, **parameters: int) -> None:
+    def _set(self, parameters: Mapping[str, int | str]) -> None:
         request = SetParametersAtomically.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in parameters.items()]
         result = self._ask(self._parameters, request, "sim_node/set_parameters_atomically").result

@@ -72,7 +72,14 @@ PLACES: dict[str, str] = {
     "command_topic": "`robot.command_topic` of the robot file",
     "camera": "`topic` of the robot file's first camera",
     "camera_info": "`camera_info` beside the topic of the robot file's first camera",
+    "look": "`topic` of a camera of the robot file whose images the checkpoint reads (a stream of frames)",
     "stream": "a feature stream of the checkpoint, such as `detections` or `objects`; one topic for each",
+    "looked_at": "`topic` of each of `perception.cameras`, of the robot file",
+    "depth": "`depth.topic` of such a camera",
+    "depth_info": "`depth.camera_info` of such a camera; without it camera_info beside the topic of its colour images",
+    "perceived": "`perception.extractor`, such as `detections`; of cameras but the robot file's first `<extractor>_<camera>`",
+    "points": "`points`; of cameras but the robot file's first `points_<camera>`",
+    "overlay": "`overlay`; of cameras but the robot file's first `overlay_<camera>`",
 }
 
 LOCKSTEP = ("`lockstep.enabled: true`",)
@@ -84,6 +91,9 @@ ARRAY = ("`robot.command_interface: float64_array`",)
 JOINT_STATE = ("`robot.command_interface: joint_state`",)
 RAW = ("any other topic",)
 COMPRESSED = ("a topic that ends in `compressed`",)
+ATTENTIVE = ("a checkpoint whose network attends to tokens that lie in an image",)
+POINTS = ("`perception.points` is set",)
+READS = ("`perception.extractor: vlm`, with a model that reads",)
 
 _ROBOT_FILE = {
     "robot_file": ("str", "", "Robot file (YAML): joints, limits, cameras, topics, and the defaults of the other parameters."),
@@ -177,6 +187,18 @@ POLICY = NodeInterfaces(
             "subscribes", "features/{stream}/info", "std_msgs/msg/String", "LATCHED",
             "JSON: the extractor; features of another one than the training's are refused.",
         ),
+        Interface(
+            "subscribes", "{look}", "sensor_msgs/msg/Image", "IMAGE_READER",
+            "The cameras that the policy looks at itself, with the vision-language model in it.", RAW,
+        ),
+        Interface(
+            "subscribes", "{look}", "sensor_msgs/msg/CompressedImage", "IMAGE_READER",
+            "The cameras that the policy looks at itself, with the vision-language model in it.", COMPRESSED,
+        ),
+        Interface(
+            "subscribes", "instruction", "std_msgs/msg/String", "LATCHED",
+            "What is to be done, in words, for checkpoints that read an instruction; from the next chunk on.",
+        ),
         Interface("subscribes", "command/executed", "sensor_msgs/msg/JointState", "RECORD", "Set-points that were sent."),
         Interface(
             "subscribes", "command/plan", "trajectory_msgs/msg/JointTrajectory", "RELIABLE",
@@ -190,7 +212,13 @@ POLICY = NodeInterfaces(
         Interface("publishes", "policy/chunk", "trajectory_msgs/msg/JointTrajectory", "RELIABLE", "Chunks."),
         Interface(
             "publishes", "policy/chunk_info", "diagnostic_msgs/msg/DiagnosticStatus", "RELIABLE",
-            "Beside each chunk: observation stamps, function evaluations, seed, mode, committed steps, duration.",
+            "Beside each chunk: observation stamps, function evaluations, seed, mode, committed steps, duration, and the "
+            "instruction that it was made for.",
+        ),
+        Interface(
+            "publishes", "policy/attention", "sensor_msgs/msg/Image", "IMAGE",
+            "The image that the policy used last, under the attention of its action tokens; at most once a second, while somebody "
+            "looks, and only then is its camera listened to. Of further streams `policy/attention_STREAM`.", ATTENTIVE,
         ),
         Interface("publishes", "lockstep/policy", "std_msgs/msg/Header", "RELIABLE", "The word on a tick.", LOCKSTEP),
         _DIAGNOSTICS,
@@ -200,22 +228,40 @@ POLICY = NodeInterfaces(
 )  # fmt: skip
 
 PERCEPTION = NodeInterfaces(
-    "Turns the newest image into features. Of images that arrive while another is being looked at, the last one is next.",
+    "Turns the newest image of each camera into features, each camera in a thread of its own. Of images that arrive while another "
+    "is being looked at, the last one is next. See `docs/vision_language.md`.",
     ("perception", "lockstep"),
     (
-        Interface("subscribes", "{camera}", "sensor_msgs/msg/Image", "IMAGE_READER", "The camera.", RAW),
-        Interface("subscribes", "{camera}", "sensor_msgs/msg/CompressedImage", "IMAGE_READER", "The camera.", COMPRESSED),
+        Interface("subscribes", "{looked_at}", "sensor_msgs/msg/Image", "IMAGE_READER", "A camera.", RAW),
+        Interface("subscribes", "{looked_at}", "sensor_msgs/msg/CompressedImage", "IMAGE_READER", "A camera.", COMPRESSED),
         Interface(
-            "publishes", "features/detections", "sensor_msgs/msg/Image", "RELIABLE",
-            "32FC1: a row a class, stamped with the image's instant.",
+            "subscribes", "{depth}", "sensor_msgs/msg/Image", "IMAGE_READER",
+            "Its depth, aligned with the colour image: 16UC1 in mm or 32FC1 in m, unless the robot file has another scale.", POINTS,
+        ),
+        Interface("subscribes", "{depth_info}", "sensor_msgs/msg/CameraInfo", "READER", "The matrix of its images.", POINTS),
+        Interface(
+            "subscribes", "instruction", "std_msgs/msg/String", "LATCHED",
+            "What the model reads beside the images; from the next image on.", READS,
         ),
         Interface(
-            "publishes", "features/detections/info", "std_msgs/msg/String", "LATCHED",
-            "JSON: the detector, the hash of its weights, its classes.",
+            "publishes", "features/{perceived}", "sensor_msgs/msg/Image", "RELIABLE",
+            "32FC1: a row a token (of detections: a class), stamped with the image's instant.",
         ),
         Interface(
-            "publishes", "perception/overlay", "sensor_msgs/msg/Image", "IMAGE",
-            "The image with its detections, while somebody looks.",
+            "publishes", "features/{perceived}/info", "std_msgs/msg/String", "LATCHED",
+            "JSON: the extractor, the hash of its weights, its classes or settings.",
+        ),
+        Interface(
+            "publishes", "features/{points}", "sensor_msgs/msg/Image", "RELIABLE",
+            "32FC1: x, y, z in m and 1 where they are known, a row a patch, stamped with the colour image's instant.", POINTS,
+        ),
+        Interface(
+            "publishes", "features/{points}/info", "std_msgs/msg/String", "LATCHED",
+            "JSON: the frame of the positions and the grid of the patches; once camera_info has come.", POINTS,
+        ),
+        Interface(
+            "publishes", "perception/{overlay}", "sensor_msgs/msg/Image", "IMAGE",
+            "The image with its detections, or the strength of its tokens, while somebody looks.",
         ),
         _DIAGNOSTICS,
     ),
@@ -232,7 +278,13 @@ SIM = NodeInterfaces(
         Interface("publishes", "{camera_info}", "sensor_msgs/msg/CameraInfo", "IMAGE", "The camera's matrix."),
         Interface("publishes", "features/objects", "sensor_msgs/msg/Image", "RELIABLE", "The object's true state, 32FC1."),
         Interface("publishes", "features/objects/info", "std_msgs/msg/String", "LATCHED", "JSON: the task."),
-        Interface("publishes", "sim/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "Episode, step, success."),
+        Interface(
+            "publishes", "sim/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED",
+            "Episode, step, success; `goal_reached`, of several goals the one that was reached first, and `instruction`.",
+        ),
+        Interface(
+            "publishes", "instruction", "std_msgs/msg/String", "LATCHED", "What the episode asks for, of a task with several goals."
+        ),
         Interface("publishes", "/clock", "rosgraph_msgs/msg/Clock", "RELIABLE", "Simulated time; silent in real time."),
         Interface("publishes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The simulation waits; silent in real time."),
         _DIAGNOSTICS,
@@ -261,6 +313,7 @@ PLAYER = NodeInterfaces(
         Interface("publishes", "{camera}", "sensor_msgs/msg/Image", "IMAGE", "As recorded.", RAW),
         Interface("publishes", "{camera}", "sensor_msgs/msg/CompressedImage", "IMAGE", "As recorded.", COMPRESSED),
         Interface("publishes", "features/{stream}", "sensor_msgs/msg/Image", "RELIABLE", "Of `player.features`, as recorded."),
+        Interface("publishes", "instruction", "std_msgs/msg/String", "LATCHED", "What the robot was told, as recorded."),
         Interface("publishes", "player/status", "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "How far it is."),
         Interface("publishes", "/clock", "rosgraph_msgs/msg/Clock", "RELIABLE", "The recording's time."),
         Interface("publishes", "lockstep/tick", "std_msgs/msg/Header", "RELIABLE", "The recording waits."),

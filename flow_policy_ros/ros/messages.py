@@ -114,8 +114,9 @@ def plan_from_message(message: JointTrajectory) -> Plan:
     return Plan(from_time(message.header.stamp), dt, tuple(message.joint_names), rows, chunk_stamp)
 
 
-def chunk_info(chunk: Chunk, duration_ms: float) -> DiagnosticStatus:
-    """What a trajectory cannot carry, keyed by the chunk's stamp. ``duration_ms`` is how long sampling took."""
+def chunk_info(chunk: Chunk, duration_ms: float, instruction: str = "") -> DiagnosticStatus:
+    """What a trajectory cannot carry, keyed by the chunk's stamp. ``duration_ms`` is how long sampling took, ``instruction`` what
+    the policy was told, where it reads that."""
     values: dict[str, object] = {
         "stamp": chunk.stamp,
         "nfe": chunk.nfe,
@@ -125,6 +126,8 @@ def chunk_info(chunk: Chunk, duration_ms: float) -> DiagnosticStatus:
         "duration_ms": f"{duration_ms:.3f}",
         **{f"observation.{stream}": stamp for stream, stamp in chunk.observation_stamps.items()},
     }
+    if instruction:
+        values["instruction"] = instruction
     if chunk.execution is not None:
         execution = chunk.execution
         values["mode"] = execution.mode

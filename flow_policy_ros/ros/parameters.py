@@ -7,7 +7,7 @@ given on the command line or in a parameter file goes before them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -60,6 +60,8 @@ class NodeParameters:
     ``on_change(prefix, block)`` is called with the new block at a valid change, from the thread that spins the node; if it
     raises a ``ValueError`` the change is refused with its text, and nothing changes.
     ``judge(prefix, block)`` is called before and raises ``ParameterError`` for what the block's own bounds cannot tell.
+    ``orders`` are parameters to be obeyed whenever they are set, also to the value that they have: something else may have been
+    said since, in another way. Each is called last, with the value, and may refuse as ``on_change`` may.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class NodeParameters:
         prefixes: tuple[str, ...],
         on_change: Callable[[str, Any], None] | None = None,
         judge: Callable[[str, Any], None] | None = None,
+        orders: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
         """Raises ``ParameterError`` for a value out of type, bounds or choices, and for an unknown name under a prefix."""
         self._node = node
         self._on_change = on_change
         self._judge = judge
+        self._orders = dict(orders or {})
         self._blocks: dict[str, Any] = {}
         for prefix in prefixes:
             cls = BLOCKS[prefix]
@@ -112,6 +116,9 @@ class NodeParameters:
                 if self._on_change is not None and block != self._blocks[prefix]:
                     self._on_change(prefix, block)
                     told.append(prefix)
+            for parameter in parameters:
+                if parameter.name in self._orders:
+                    self._orders[parameter.name](parameter.value)
         except ValueError as error:
             for prefix in told:
                 self._on_change(prefix, self._blocks[prefix])  # type: ignore[misc]  # there is one: somebody was told

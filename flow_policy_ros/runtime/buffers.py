@@ -7,15 +7,15 @@ live: the stamped buffer, the rule about ages, the assembler of observations. Sa
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flow_policy_ros.runtime.contract import Contract
+from flow_policy_ros.runtime.contract import SAID, Contract, StreamContract
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
-from flow_policy_ros.runtime.types import Features, FloatArray, JointState, Observation
+from flow_policy_ros.runtime.types import FeatureArray, Features, FloatArray, JointState, Observation
 
 T = TypeVar("T")
 HISTORY_LENGTH = 4096
@@ -97,19 +97,28 @@ def age_problem(stream: str, entry: Entry[T] | None, now: int, max_age_s: float)
 class ObservationAssembler:
     """Joint states and features in, the newest valid observation out, in the order of the checkpoint's contract.
 
-    ``rejections`` counts refused inputs by kind; what was refused is never stored.
+    ``stream_max_age_s`` are greatest ages of single streams, instead of ``features_max_age_s``; names that are no input mean
+    nothing. ``rejections`` counts refused inputs by kind; what was refused is never stored.
     """
 
-    def __init__(self, contract: Contract, joint_state_max_age_s: float, features_max_age_s: float) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        joint_state_max_age_s: float,
+        features_max_age_s: float,
+        stream_max_age_s: Mapping[str, float] | None = None,
+    ) -> None:
         self.joint_state_max_age_s = joint_state_max_age_s
         self.features_max_age_s = features_max_age_s
+        self.stream_max_age_s = dict(stream_max_age_s or {})
         self.rejections: dict[str, int] = {}
         self._streams = {stream.name: stream for stream in contract.streams}
         self._order = JointOrder(contract.joints)
         self._history_ns = contract.history_ns
         self._joint_positions: StampedBuffer[FloatArray] = StampedBuffer(HISTORY_LENGTH) if self._history_ns else StampedBuffer()
-        self._features: dict[str, StampedBuffer[NDArray[np.float32]]] = {n: StampedBuffer() for n in self._streams}
-        self._first: dict[str, Entry[NDArray[np.float32]]] = {}
+        self._features: dict[str, StampedBuffer[FeatureArray]] = {n: StampedBuffer() for n in self._streams}
+        self._first: dict[str, Entry[FeatureArray]] = {}
+        self._last: dict[str, FeatureArray] = {}  # of standing streams
 
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. Raises ``BadInput``."""
@@ -128,6 +137,9 @@ class ObservationAssembler:
             self._count(error)
             raise
         self._features[features.stream].put(values, features.stamp, received)
+        if self._streams[features.stream].moment == "standing":
+            self._last[features.stream] = values
+            return
         first = self._first.get(features.stream)
         if first is None or features.stamp < first.stamp:
             self._first[features.stream] = Entry(values, features.stamp, received)
@@ -142,14 +154,20 @@ class ObservationAssembler:
         problem = age_problem("joint state", joints, now, self.joint_state_max_age_s)
         if joints is None or problem is not None:
             return Stale(problem or "")
-        values: dict[str, NDArray[np.float32]] = {}
+        values: dict[str, FeatureArray] = {}
         stamps = {"joint_state": joints.stamp}
         for name, buffer in self._features.items():
-            entry = buffer.latest(now)
-            problem = age_problem(f"features '{name}'", entry, now, self.features_max_age_s)
+            stream = self._streams[name]
+            if stream.moment == "standing":
+                entry = buffer.latest_stamped(now, now)
+                problem = None if entry is not None and entry.stamp <= now else _nothing_said(stream)
+            else:
+                entry = buffer.latest(now)
+                greatest = self.stream_max_age_s.get(name, self.features_max_age_s)
+                problem = age_problem(f"features '{name}'", entry, now, greatest)
             if entry is None or problem is not None:
                 return Stale(problem or "")
-            if self._streams[name].moment == "first" and self._first[name].received <= now:
+            if stream.moment == "first" and self._first[name].received <= now:
                 entry = self._first[name]  # the newest has shown that the stream is alive
             values[name] = entry.item
             stamps[name] = entry.stamp
@@ -158,13 +176,21 @@ class ObservationAssembler:
         return Observation(joints.stamp, joints.item, values, stamps, history)
 
     def clear(self) -> None:
-        """Forget the inputs; the counts of rejections stay."""
+        """Forget the inputs, but not what is standing; the counts of rejections stay."""
         self._joint_positions.clear()
-        for buffer in self._features.values():
-            buffer.clear()
+        for name, buffer in self._features.items():
+            if self._streams[name].moment != "standing":
+                buffer.clear()
         self._first.clear()
+        self.restart()
 
-    def _checked(self, features: Features) -> NDArray[np.float32]:
+    def restart(self) -> None:
+        """The clock may begin anew: what was standing last holds from its beginning."""
+        for name, values in self._last.items():
+            self._features[name].clear()
+            self._features[name].put(values, 0, 0)
+
+    def _checked(self, features: Features) -> FeatureArray:
         stream = self._streams.get(features.stream)
         if stream is None:
             raise BadInput(
@@ -172,7 +198,13 @@ class ObservationAssembler:
                 f"features of stream '{features.stream}' are not an input of this checkpoint; expected one of "
                 f"{sorted(self._streams)}. Connect the perception node that the checkpoint was trained with.",
             )
-        values = np.array(features.values, dtype=np.float32)
+        pixels = stream.dtype == "uint8"
+        if pixels and np.asarray(features.values).dtype != np.uint8:
+            raise BadInput(
+                "features_type",
+                f"features '{stream.name}' are {np.asarray(features.values).dtype}, expected uint8: the camera's pixels, unscaled.",
+            )
+        values: FeatureArray = np.array(features.values, dtype=np.uint8 if pixels else np.float32)
         expected = (stream.tokens, stream.channels)
         if values.shape != expected:
             raise BadInput(
@@ -180,7 +212,7 @@ class ObservationAssembler:
                 f"features '{stream.name}' have shape {values.shape}, expected {expected} (tokens, channels). "
                 "Use the extractor that the checkpoint was trained with.",
             )
-        if not np.isfinite(values).all():
+        if not pixels and not np.isfinite(values).all():
             token = int(np.argmin(np.isfinite(values).all(axis=1)))
             raise BadInput(
                 "features_not_finite",
@@ -191,3 +223,12 @@ class ObservationAssembler:
 
     def _count(self, error: BadInput) -> None:
         self.rejections[error.kind] = self.rejections.get(error.kind, 0) + 1
+
+
+def _nothing_said(stream: StreamContract) -> str:
+    if stream.kind in SAID:
+        return (
+            f"no instruction has been given, which the checkpoint reads (stream '{stream.name}'). Set the parameter "
+            "policy.instruction, or publish one on the topic 'instruction'."
+        )
+    return f"features '{stream.name}': nothing received yet that holds by now. Check that its publisher runs."

@@ -17,10 +17,15 @@ from flow_policy_ros.runtime.robot import Robot
 
 TUNABLE = ("policy", "command", "perception")
 """Blocks that matter without the simulator and without a clock."""
+_TRAINED_WITH = ("extractor", "cameras", "class_map", "slots", "track", "grid", "levels", "stride", "language_tokens")
 ELSEWHERE = {
     "policy.checkpoint": "it is given with --checkpoint",
     "policy.threads": "a replay uses one thread for each process; use --jobs",
     "perception.detector": "it is given with --detector",
+    "perception.model": "it is given with --detector, as a detector is",
+    **{f"perception.{name}": "the checkpoint says how its features are made" for name in _TRAINED_WITH},
+    "perception.instruction": "the recording says what the robot was told",
+    "perception.points": "the points of a recording are used as they were recorded",
     "perception.threads": "a replay uses one thread for each process; use --jobs",
     "perception.allow_pickle": "a .pt file would execute code; give a detector folder",
     "perception.overlay": "the report shows the detections",
@@ -38,8 +43,11 @@ SCALE = "safety.scale."
 GROUP_SCALE = "command.group_scale"
 
 
-def parse_settings(texts: Sequence[str], robot: Robot) -> dict[str, Any]:
-    """Flat parameters (``policy.mode``) of ``NAME=VALUE`` texts, each checked against type, bounds and choices.
+def parse_settings(
+    texts: Sequence[str], robot: Robot, elsewhere: Mapping[str, str] = ELSEWHERE, where: str = "in a replay"
+) -> dict[str, Any]:
+    """Flat parameters (``policy.mode``) of ``NAME=VALUE`` texts, each checked against type, bounds and choices. Those that change
+    nothing ``where`` they are given are in ``elsewhere``, with why.
 
     ``safety.scale.GROUP=x`` is the factor of one of the robot's groups in ``command.group_scale``; the other groups keep theirs, as
     in the robot file. Raises ``ParameterError`` in the words of the nodes, ``RobotFileError`` for an unknown group.
@@ -58,7 +66,7 @@ def parse_settings(texts: Sequence[str], robot: Robot) -> dict[str, Any]:
         if name.startswith(SCALE):
             scales[name[len(SCALE) :]] = value.strip()
         else:
-            settings[name] = _checked(name, value.strip())
+            settings[name] = _checked(name, value.strip(), elsewhere, where)
     if scales:
         present = settings.get(GROUP_SCALE, robot.parameters.get(GROUP_SCALE, ""))
         words = dict(word.partition("=")[::2] for word in str(present).replace(",", " ").split())
@@ -68,11 +76,11 @@ def parse_settings(texts: Sequence[str], robot: Robot) -> dict[str, Any]:
     return settings
 
 
-def _checked(name: str, text: str) -> Any:
+def _checked(name: str, text: str, elsewhere: Mapping[str, str], where: str) -> Any:
     """The value of one text in its parameter's type."""
     block, dot, field = name.partition(".")
-    if name in ELSEWHERE:
-        raise ParameterError(f"parameter {name} cannot be tuned in a replay: {ELSEWHERE[name]}.")
+    if name in elsewhere:
+        raise ParameterError(f"parameter {name} cannot be tuned {where}: {elsewhere[name]}.")
     if block not in TUNABLE or not dot:
         known = ", ".join(f"{b}.*" for b in TUNABLE)
         what = f"belongs to '{block}', which has no part in a replay" if block in BLOCKS and dot else "is unknown"

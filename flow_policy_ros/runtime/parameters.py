@@ -32,17 +32,53 @@ def parameter(
     )
 
 
+EXTRACTORS = ("detections", "object_slots", "region_features", "yolo_tokens", "backbone", "vlm")
+"""What can be made of images; ``vision.extractors`` makes it."""
+
+
 @dataclass(frozen=True)
 class PerceptionParameters:
     """Parameters of the perception node, prefix ``perception.``"""
 
+    extractor: str = parameter(
+        "detections",
+        "What is made of images: detections (the best of each class), object_slots (several of a class, keypoints), "
+        "region_features (what the detector's neck shows within the boxes), yolo_tokens (the neck's maps), backbone (an ImageNet "
+        "network's map), vlm (tokens of a vision or vision-language model).",
+        choices=EXTRACTORS,
+    )
     detector: str = parameter("", "Folder of the detector (model.safetensors + architecture YAML), or a .pt file.")
+    model: str = parameter("", "Folder of the backbone; folder or hub name of the vlm. The other kinds have perception.detector.")
+    cameras: str = parameter("", "The robot file's cameras that are looked at, blanks between them; empty for the first alone.")
+    class_map: str = parameter(
+        "",
+        "Classes of object_slots and region_features in their order, with commas between them: 'cup' or, where the detector calls "
+        "it otherwise, 'ball=sports ball'; empty for all of the detector's.",
+    )
+    slots: int = parameter(1, "Rows for each class in object_slots and region_features.", bounds=(1, 100))
+    track: bool = parameter(
+        False, "An object keeps its row of object_slots and region_features while it is seen; else rows are ordered by score."
+    )
+    grid: str = parameter("", "Cells of the map of yolo_tokens and backbone, as '5x5' (rows, columns); empty for the usual ones.")
+    levels: str = parameter("", "Levels of the neck in yolo_tokens, as '0 2'; empty for all.")
+    stride: int = parameter(32, "Of the backbone's map: image pixels, as the network sees them, for a cell.", bounds=(2, 64))
+    language_tokens: int = parameter(48, "Rows of the vlm kept for the instruction.", bounds=(1, 4096))
+    instruction: str = parameter(
+        "", "What a vlm with language reads beside the image; the topic instruction replaces it.", live=True
+    )
+    points: str = parameter(
+        "",
+        "Publish where in space the image's patches lie, too: 'patches' for those of the extractor, or a grid over the whole image "
+        "such as '8x8'; needs a camera with depth in the robot file. Empty for none.",
+    )
     allow_pickle: bool = parameter(
         False, "Load a .pt detector, which executes code from the file. Only for files you trust."
     )
     confidence: float = parameter(0.25, "Detections below this score are dropped.", bounds=(0.0, 1.0), live=True)
     threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
-    overlay: bool = parameter(True, "Publish the image with the detections drawn on it.", live=True)
+    overlay: bool = parameter(
+        True, "Publish the image with the detections, or the strength of the tokens, drawn on it.", live=True
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +90,11 @@ class PolicyParameters:
     steps: int = parameter(10, "Solver steps per chunk.", bounds=(1, 1000), live=True)
     solver: str = parameter(
         "", "Integrator; empty for the checkpoint's own.", choices=("", "euler", "midpoint", "heun", "rk4", "rk45")
+    )
+    backend: str = parameter(
+        "torch",
+        "What evaluates the network: torch, or the graphs that flow_policy export wrote, by ONNX Runtime (onnx) or openvino.",
+        choices=("torch", "onnx", "openvino"),
     )
     guidance_scale: float = parameter(
         1.0,
@@ -92,6 +133,12 @@ class PolicyParameters:
     )
     features_max_age_s: float = parameter(
         0.5, "Sampling stops when the features' image is older.", unit="s", bounds=(0.001, 60.0), live=True
+    )
+    instruction: str = parameter(
+        "",
+        "What the robot is to do, in words, for checkpoints that read an instruction; the topic 'instruction' replaces it. "
+        "Takes effect at the next chunk.",
+        live=True,
     )
 
 
@@ -210,6 +257,12 @@ class SimParameters:
         0, "Index of the next episode; sets the stamp at which it begins.", bounds=(0, 10**6), live=True
     )
     steps: int = parameter(200, "Control steps per episode.", bounds=(1, 100000), live=True)
+    instruction: str = parameter(
+        "",
+        "What the next reset asks for and publishes on topic instruction, of a task with several goals; it decides what counts as "
+        "success. Empty: drawn from sim.seed.",
+        live=True,
+    )
     realtime: bool = parameter(False, "Run against the wall clock instead of in lockstep.")
 
 

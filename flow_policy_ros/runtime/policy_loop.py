@@ -7,7 +7,7 @@ other is ``chunk_execution``'s. A caller with a worker thread calls ``observe`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from flow_policy_ros.runtime.buffers import ObservationAssembler, Stale
 from flow_policy_ros.runtime.chunk_execution import CONTINUING, ChunkExecution, Ensemble, Pace, RealTime, Receding
-from flow_policy_ros.runtime.contract import Contract
+from flow_policy_ros.runtime.contract import SAID, Contract
 from flow_policy_ros.runtime.delay import DelayEstimator
 from flow_policy_ros.runtime.executed import ExecutedTimeline
 from flow_policy_ros.runtime.joint_order import BadInput
@@ -64,6 +64,15 @@ class ContinuingPolicy(ChunkPolicy, Protocol):
         """Why chunks cannot be continued by ``method`` in ``steps`` solver steps, with the remedy; None when they can."""
 
 
+@runtime_checkable
+class InstructedPolicy(Protocol):
+    """One that does what it is told in words."""
+
+    def instruct(self, instruction: str, stamp: int) -> tuple[Features, ...]:
+        """What it is to observe from ``stamp`` (ns) on instead of the instruction before: one of each standing stream, none
+        where it reads no instruction. Changes nothing; raises ``ValueError`` for an instruction that it cannot read."""
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """What a chunk is to be sampled from: an observation, in how many solver ``steps``, with which ``seed``, and what it has to
@@ -80,18 +89,28 @@ class PolicyLoop:
     """Samples ``policy`` on a fixed grid of ``parameters.rate_hz``, from the newest valid observation.
 
     ``clamped`` counts by name the steps that real-time chunking could not keep to. ``endless`` are the robot's joints without
-    stops. Raises ``ParameterError`` for a mode that the policy or the robot cannot do (see ``refusal``).
+    stops. ``stream_max_age_s`` are greatest ages of single streams' features (see ``ObservationAssembler``).
+    Raises ``ParameterError`` for a mode that the policy or the robot cannot do (see ``refusal``).
     """
 
-    def __init__(self, policy: ChunkPolicy, parameters: PolicyParameters, endless: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        policy: ChunkPolicy,
+        parameters: PolicyParameters,
+        endless: Sequence[str] = (),
+        stream_max_age_s: Mapping[str, float] | None = None,
+    ) -> None:
         self._endless = tuple(endless)
         self.clamped: dict[str, int] = {}
         self._policy = policy
         self._contract = policy.contract
         self._parameters = parameters
         self._assembler = ObservationAssembler(
-            policy.contract, parameters.joint_state_max_age_s, parameters.features_max_age_s
+            policy.contract, parameters.joint_state_max_age_s, parameters.features_max_age_s, stream_max_age_s
         )
+        self.sampled: SampleRequest | None = None
+        """What the last chunk was sampled from; for whoever has just been given that chunk."""
+        self._instruction = ""
         self._origin: int | None = None  # instant of grid point 0
         self._next = 0  # number of the grid point that is due next
         self._busy_until = 0
@@ -106,6 +125,16 @@ class PolicyLoop:
     def rejections(self) -> dict[str, int]:
         """Refused inputs by kind."""
         return {**self._assembler.rejections, **self._rejected}
+
+    @property
+    def instruction(self) -> str:
+        """What the policy was told last and could read; empty when nothing."""
+        return self._instruction
+
+    @property
+    def listens(self) -> bool:
+        """Whether the policy's chunks depend on an instruction; without one there are none."""
+        return bool(self._contract.of_kind(*SAID))
 
     @property
     def delay(self) -> int | None:
@@ -135,6 +164,21 @@ class PolicyLoop:
     def on_features(self, features: Features, received: int) -> None:
         """Take features, visible from ``received`` (ns) on. Raises ``BadInput``."""
         self._assembler.on_features(features, received)
+
+    def instruct(self, instruction: str, received: int) -> None:
+        """Do from ``received`` (ns) on as ``instruction`` says: it is part of every observation made then, also after a reset.
+
+        A policy that reads none goes on as before. Raises ``ValueError`` for an instruction that the policy cannot read; it is
+        counted as ``instruction``, and the one before stays.
+        """
+        try:
+            said = self._policy.instruct(instruction, received) if isinstance(self._policy, InstructedPolicy) else ()
+            for features in said:
+                self._assembler.on_features(features, received)
+        except ValueError:
+            self._rejected["instruction"] = self._rejected.get("instruction", 0) + 1
+            raise
+        self._instruction = instruction
 
     def on_setpoint(self, setpoint: Setpoint, received: int) -> None:
         """Take a set-point that was sent, known from ``received`` (ns) on. Raises ``BadInput``."""
@@ -180,6 +224,7 @@ class PolicyLoop:
         """Use up the grid points up to ``now`` and say what to sample from; missed points are not made up for."""
         if self._origin is not None and now < self._origin:  # what was before the clock was set back lies in the future
             self._origin, self._busy_until, self._awaited = None, 0, None
+            self._assembler.restart()
             self._executed.clear()
             self._execution.forget()
         if self._origin is None:
@@ -223,6 +268,7 @@ class PolicyLoop:
                 f"policy output holds NaN or Inf for {named}; the chunk is not published. "
                 "Check the checkpoint's weights and statistics."
             )
+        self.sampled = request
         return Chunk(
             observation.stamp,
             self._contract.dt_ns,
@@ -261,7 +307,7 @@ class PolicyLoop:
         self._assembler.features_max_age_s = parameters.features_max_age_s
 
     def reset(self) -> None:
-        """Forget the inputs, what was executed and measured, and the grid; the counts stay."""
+        """Forget the inputs, what was executed and measured, and the grid; the counts and the instruction stay."""
         self._assembler.clear()
         self._executed.clear()
         self._delays.clear()

@@ -1,14 +1,13 @@
 """The robot file: joints, groups, limits, topics, rates, read alike by every node and every offline tool.
 
 A robot file is ROS-native YAML (``/**: ros__parameters:``), so that it can be given to a node with
-``--params-file`` unchanged. The ``robot`` block is read here, its limits by ``robot_limits``; the blocks ``command``,
-``policy``, ``perception`` and ``sim`` are node parameters (``runtime.parameters``).
+``--params-file`` unchanged. The ``robot`` block is read here, its limits by ``robot_limits``, its cameras by
+``robot_cameras``; the blocks ``command``, ``policy``, ``perception`` and ``sim`` are node parameters (``runtime.parameters``).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,30 +20,19 @@ from flow_policy_ros.runtime.controller_file import controller_joints
 from flow_policy_ros.runtime.joint_limits import JointLimits, Mimic
 from flow_policy_ros.runtime.joint_naming import JointNaming, RecordedCommands
 from flow_policy_ros.runtime.parameters import BLOCKS
+from flow_policy_ros.runtime.robot_cameras import Camera, DepthCamera, read_camera
 from flow_policy_ros.runtime.robot_limits import Origin, resolve_limits
 from flow_policy_ros.runtime.robot_naming import read_naming
-from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, flatten, known, names, need, read_yaml
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, flatten, known, names, need, read_yaml, topic_name
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.runtime.urdf import Urdf, read_urdf
 
-__all__ = ["INTERFACES", "Camera", "JointLimits", "Mimic", "Robot", "RobotFileError", "load_robot"]
+__all__ = ["INTERFACES", "Camera", "DepthCamera", "JointLimits", "Mimic", "Robot", "RobotFileError", "load_robot"]
 
 INTERFACES = ("joint_trajectory", "joint_trajectory_chunk", "follow_joint_trajectory", "float64_array", "joint_state")
 KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
         "limits", "urdf", "soft_margin", "fallback", "controller", "command_joints", "workspace", "collision",
         "joint_state_names", "joint_state_order", "recorded")
-TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """One camera: topic, image size in pixels, rate in Hz."""
-
-    name: str
-    topic: str
-    width: int
-    height: int
-    rate_hz: float
 
 
 @dataclass(frozen=True)
@@ -160,9 +148,9 @@ def load_robot(path: str | Path) -> Robot:
         joints=joints,
         groups=_groups(robot, joints, here),
         limits=limits,
-        cameras=tuple(_camera(name, entry, where) for name, entry in cameras.items()),
-        joint_state_topic=_topic({"joint_state_topic": "joint_states", **robot}, "joint_state_topic", here),
-        command_topic=_topic({"command_topic": "joint_command", **robot}, "command_topic", here),
+        cameras=tuple(read_camera(name, entry, where) for name, entry in cameras.items()),
+        joint_state_topic=topic_name({"joint_state_topic": "joint_states", **robot}, "joint_state_topic", here),
+        command_topic=topic_name({"command_topic": "joint_command", **robot}, "command_topic", here),
         command_interface=interface,
         limits_source=str(robot.get("limits_source", "")),
         parameters=flatten({k: v for k, v in parameters.items() if k != "robot"}),
@@ -242,28 +230,5 @@ def _recorded(robot: dict[str, Any], joints: tuple[str, ...], mimicking: tuple[s
         return None
     block, there = need(robot, "recorded", dict, here), f"{here}.recorded"
     known(block, ("command_topic", "command_names", "command_order"), there)
-    topic = _topic({"command_topic": robot.get("command_topic", "joint_command"), **block}, "command_topic", there)
+    topic = topic_name({"command_topic": robot.get("command_topic", "joint_command"), **block}, "command_topic", there)
     return RecordedCommands(topic, read_naming(block, "command", joints, mimicking, there))
-
-
-def _topic(tree: dict[str, Any], key: str, where: str) -> str:
-    topic = str(need(tree, key, str, where))
-    if not TOPIC.fullmatch(topic):
-        raise RobotFileError(
-            f"{where}: '{key}' is {topic!r}, which is no ROS topic name; expected letters, digits and _ in parts joined "
-            "by /, no part beginning with a digit."
-        )
-    return topic
-
-
-def _camera(name: str, entry: Any, where: str) -> Camera:
-    here = f"{where}: robot.cameras.{name}"
-    if not isinstance(entry, dict):
-        raise RobotFileError(f"{here} is {entry!r}, expected topic, width, height and rate_hz.")
-    known(entry, ("topic", "width", "height", "rate_hz"), here)
-    topic = _topic(entry, "topic", here)
-    size = {key: need(entry, key, (int, float), here) for key in ("width", "height", "rate_hz")}
-    whole = all(isinstance(size[key], int) for key in ("width", "height"))
-    if not whole or not all(finite(value) and value > 0 for value in size.values()):
-        raise RobotFileError(f"{here} has {size}, expected width and height in whole pixels and rate_hz above zero.")
-    return Camera(name, topic, int(size["width"]), int(size["height"]), float(size["rate_hz"]))

@@ -6,10 +6,13 @@ Every error is a ``RobotFileError`` that names file, key and remedy, because a k
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 class RobotFileError(ValueError):
@@ -62,6 +65,17 @@ def names(values: list[Any], where: str) -> tuple[str, ...]:
             f"{where} must be names, each once and at least one (in quotes where they are digits); given: {values}."
         )
     return tuple(values)
+
+
+def topic_name(tree: dict[str, Any], key: str, where: str) -> str:
+    """``tree[key]``, which must be there and a name that ROS takes for a topic."""
+    topic = str(need(tree, key, str, where))
+    if not TOPIC.fullmatch(topic):
+        raise RobotFileError(
+            f"{where}: '{key}' is {topic!r}, which is no ROS topic name; expected letters, digits and _ in parts joined "
+            "by /, no part beginning with a digit."
+        )
+    return topic
 
 
 def finite(value: Any) -> bool:

@@ -8,11 +8,14 @@ messages live in ``ros``; nothing here validates values, the consumers do.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+FeatureArray = NDArray[Any]
+"""(tokens, channels) float32; of camera images uint8."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Features:
-    """What one extractor saw in one image: ``values`` (tokens, channels) float32.
+    """What one extractor saw in one image, or made of an instruction: ``values`` (tokens, channels) float32; camera images
+    themselves are uint8, a row of RGB pixels each.
 
-    ``stamp`` is the image's stamp, not the instant of computation; ``stream`` names the feature stream.
+    ``stamp`` is the image's stamp, not the instant of computation; an instruction's is that from which it holds. ``stream`` names
+    the feature stream.
     """
 
     stamp: int
     stream: str
-    values: NDArray[np.float32]
+    values: FeatureArray
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Observation:
 
     stamp: int
     joint_position: FloatArray
-    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    features: dict[str, FeatureArray] = field(default_factory=dict)
     stamps: dict[str, int] = field(default_factory=dict)
     joint_history: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 

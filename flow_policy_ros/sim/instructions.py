@@ -22,6 +22,22 @@ TRAINING = (
     "pick up the ball and place it at the {goal} sphere",
     "take the ball to {goal}",
     "{goal} goal",
+    "drop the ball off at the {goal} goal",
+    "could you move the ball over to {goal}",
+    "the {goal} sphere should get the ball",
+    "{goal}, please",
+    "let the ball end up in the {goal} goal",
+    "bring it to {goal}",
+    "take hold of the ball and move it into the {goal} sphere",
+    "I would like to see the ball in the {goal} goal",
+    "the ball has to go to the {goal} sphere",
+    "set the ball down inside the {goal} goal",
+    "choose the {goal} goal for the ball",
+    "reach for the ball, then bring it to the {goal} marker",
+    "please put it in the {goal} one",
+    "make the ball arrive at the {goal} goal",
+    "hand the ball over to the {goal} side",
+    "transport the ball towards the {goal} sphere",
 )
 """Phrasings that demonstrations are recorded with."""
 
@@ -31,7 +47,7 @@ HELD_OUT = (
     "go to the {goal} target with the ball",
     "the {goal} place is where I want the ball to be",
 )
-"""Phrasings that no demonstration has, for tests of whether language was understood."""
+"""Phrasings that no demonstration has, each with words that are in none of theirs, for tests of whether language was understood."""
 
 _TURNED_ROUND = frozenset(("no", "not", "never", "dont", "don't", "avoid", "except", "without", "instead", "other"))
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_policy_ros.data.windows import Batch
+from flow_policy_ros.runtime.contract import SEEN, Contract, StreamContract
 from flow_policy_ros.training.config import TrainConfig
 
 
-def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator) -> Batch:
+def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator, contract: Contract | None = None) -> Batch:
     """A batch with noise on joint positions and features and with dropped tokens, as ``config`` says.
 
-    A token of zeros means "not seen" and stays so.
+    A token of zeros means "not seen" and stays so. What is standing (an instruction), what a vision-language model reads as it is
+    (images, prompts, positions) and masks are left alone; ``contract`` tells which these are, None: none.
     """
     position = batch.joint_position
     if config.joint_noise > 0:
         position = position + config.joint_noise * generator.standard_normal(position.shape)
-    features = {name: _disturb(values, config, generator) for name, values in batch.features.items()}
+    known = {} if contract is None else {stream.name: stream for stream in contract.streams}
+    features = {name: _disturb(values, config, generator, known.get(name)) for name, values in batch.features.items()}
     history = batch.joint_history
     if config.joint_noise > 0 and history is not None:
         history = history + config.joint_noise * generator.standard_normal(history.shape)
@@ -27,8 +31,12 @@ def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator) -
 
 
 def _disturb(
-    values: NDArray[np.float32], config: TrainConfig, generator: np.random.Generator
-) -> NDArray[np.float32]:
+    values: NDArray[Any], config: TrainConfig, generator: np.random.Generator, stream: StreamContract | None
+) -> NDArray[Any]:
+    if stream is not None and (stream.moment == "standing" or stream.kind in SEEN):
+        return values
+    if stream is not None and stream.mask_channel is not None:
+        return _disturb_real(values, config, generator, stream.mask_channel)
     seen = values.any(axis=2, keepdims=True)
     if config.feature_noise > 0:
         noise = generator.standard_normal(values.shape, dtype=np.float32)
@@ -36,3 +44,13 @@ def _disturb(
     if config.feature_dropout > 0:
         values = np.where(generator.random(seen.shape) < config.feature_dropout, np.float32(0), values)
     return values
+
+
+def _disturb_real(
+    values: NDArray[np.float32], config: TrainConfig, generator: np.random.Generator, mask_channel: int
+) -> NDArray[np.float32]:
+    """As ``_disturb``, of the tokens that are real by the mask, which itself stays."""
+    others = np.arange(values.shape[2]) != mask_channel
+    disturbed = values.copy()
+    disturbed[:, :, others] = _disturb(np.ascontiguousarray(values[:, :, others]), config, generator, None)
+    return np.where(values[:, :, mask_channel, None] > 0.5, disturbed, values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flow_policy_ros.models.registry import VLM_NETWORKS
 from flow_policy_ros.policy.flow_model import FlowConfig
 from flow_policy_ros.runtime.contract import MOST_HISTORY_NS
 
@@ -118,8 +119,26 @@ class TrainConfig(LoopConfig):
     first: tuple[str, ...] = ()
     """Streams of which the policy observes the first features of an episode (what the camera saw before the robot moved)
     instead of the newest."""
+    language: str = ""
+    """Sentence model, a folder or all-MiniLM-L6-v2: the policy observes what the robot was told as one token of it."""
+    instruction: str = ""
+    """What the robot was told in those of the recordings that do not say it."""
+    vlm: str = ""
+    """Vision-language model, a folder or a hub name that is on this machine: what the networks deep_expert, deep_causal and
+    deep_mutual read --frames and the instruction with. It begins with the folder's weights, where the folder has any."""
+    vlm_tuning: Literal["frozen", "lora", "full"] = "frozen"
+    """What of the vision-language model is learned: nothing, additions of low rank in its decoder's attention (LoRA, which the
+    checkpoint has merged into the weights), or everything."""
+    lora_rank: int = 16
+    """Rank of these additions."""
+    frames: tuple[str, ...] = ()
+    """Cameras whose images the vision-language model reads, as CAMERA, or CAMERA=HEIGHTxWIDTH in pixels (e.g. front=224x224), to
+    which the pictures of bags are resized."""
+    prompt_length: int = 0
+    """Tokens of the prompt, images included, shorter ones padded; 0: the longest of the data and 16 more."""
     network: str = "residual_mlp"
-    """Architecture: residual_mlp, unet1d, dit, dit_cross or embodiment_dit."""
+    """Architecture: residual_mlp, unet1d, dit, dit_cross, embodiment_dit or deep_features; with --vlm deep_expert (a transformer
+    beside the model's decoder), deep_causal or deep_mutual (through the decoder's own layers)."""
     sizes: tuple[str, ...] = ()
     """Sizes of the network where not its defaults, as name=number, e.g. width=512 blocks=3."""
     horizon: int = 16
@@ -170,9 +189,9 @@ class TrainConfig(LoopConfig):
         super().__post_init__()
         if not self.data:
             raise TrainError("--data names no folder, expected at least one with episodes (*.npz), or a bag.")
-        require_at_least(self, 1, "horizon")
+        require_at_least(self, 1, "horizon", "lora_rank")
         require_above(self, 0, "max_gap", *(n for n in ("joint_state_max_age", "features_max_age") if getattr(self, n) is not None))
-        require_at_least(self, 0, "delay_min", "delay_max", "joint_noise", "feature_noise", "prefix")
+        require_at_least(self, 0, "delay_min", "delay_max", "joint_noise", "feature_noise", "prefix", "prompt_length")
         require_above(self, 0, "chunk_dt")
         require_fraction(self, "validation", "feature_dropout", "condition_dropout")
         if self.delay_max < self.delay_min:
@@ -180,6 +199,36 @@ class TrainConfig(LoopConfig):
         self.network_sizes()
         self.history_ns()
         self.sources()
+        self.cameras()
+        self._check_language()
+
+    def _check_language(self) -> None:
+        """Raise ``TrainError`` for options on images and language that do not belong together."""
+        deep = self.network in VLM_NETWORKS
+        if deep != bool(self.vlm) or deep != bool(self.frames):
+            raise TrainError(
+                f"--network {self.network} with --vlm '{self.vlm}' and --frames {list(self.frames)}: the networks "
+                f"{', '.join(VLM_NETWORKS)} need a vision-language model and a camera, and others take neither."
+            )
+        if deep and (self.language or "detections" in self.streams):
+            raise TrainError(
+                f"--network {self.network} reads images and the instruction by its own model, and no feature tokens: give "
+                "`--streams` (no names) and no --language, or use another network."
+            )
+        if self.instruction and not (self.language or deep):
+            raise TrainError("--instruction is given, but the policy does not observe one; add --language, or a --vlm.")
+
+    def cameras(self) -> dict[str, tuple[int, int] | None]:
+        """``frames`` taken apart: the size (height, width) of each camera's images, None where none is given. Raises
+        ``TrainError``."""
+        found: dict[str, tuple[int, int] | None] = {}
+        for entry in self.frames:
+            camera, equals, size = entry.partition("=")
+            sides = size.lower().split("x")
+            if not camera or camera in found or (equals and not (len(sides) == 2 and all(side.isdecimal() for side in sides))):
+                raise TrainError(f"--frames has '{entry}', expected CAMERA or CAMERA=HEIGHTxWIDTH, each once, e.g. front=224x224.")
+            found[camera] = (int(sides[0]), int(sides[1])) if equals else None
+        return found
 
     def sources(self) -> tuple[tuple[Path, float | None], ...]:
         """``data`` as paths and their weights, None for one without. Raises ``TrainError`` for a weight that is no number

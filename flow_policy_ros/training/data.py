@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,23 @@ from flow_policy_ros.data.statistics import StatisticsBuilder
 from flow_policy_ros.data.windows import Batch, Samples, Windows
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
 from flow_policy_ros.policy.action_space import make_action_space
-from flow_policy_ros.policy.codec import Codec, network_shape, raw_observation
+from flow_policy_ros.policy.codec import Codec, network_shape, raw_mask, raw_observation, vector_streams
 from flow_policy_ros.policy.normaliser import Normaliser
-from flow_policy_ros.runtime.contract import Contract, StreamContract
+from flow_policy_ros.policy.prompt import Prompter
+from flow_policy_ros.runtime.contract import SAID, Contract, StreamContract
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.training.config import TrainConfig, TrainError
+from flow_policy_ros.training.frames import frame_streams
+from flow_policy_ros.training.language import instructed
 from flow_policy_ros.training.sources import Source, read_sources
+from flow_policy_ros.training.tuning import VlmSource
 
 SELECTABLE = "detections"
 """The stream whose tokens have names: the classes of its detector."""
 STILL = 1e-6
 """Commands that differ by no more, in rad or m, are the same."""
+MOST_TOLD = 16
+"""Instructions that the checkpoint's notes name."""
 GATHERED = 16384
 """Samples whose statistics are taken at a time."""
 
@@ -54,12 +60,18 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """``train`` and ``held_out`` windows (None without validation), one set per source, one codec per robot, and a ``summary``."""
+    """``train`` and ``held_out`` windows (None without validation), one set per source, one codec per robot, a ``summary``, and the
+    vision-language model that training begins with, None without any."""
 
     train: Mixture
     held_out: Mixture | None
     codecs: tuple[Codec, ...]
     summary: dict[str, object]
+    vlm: VlmSource | None = None
+
+    def contract(self, number: int) -> Contract:
+        """What the policy of robot ``number`` observes."""
+        return self.codecs[number].contract
 
     def tensors(self, parts: Iterable[tuple[int, Batch]]) -> TrainingBatch:
         """A batch of the mixtures as network tensors, robot by robot."""
@@ -101,13 +113,17 @@ def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> Tra
 
     Raises ``EpisodeError``, ``BagError``, ``TrainError`` or ``ValueError``.
     """
-    strangers = sorted(set(config.first) - set(config.streams))
+    observed = (*config.streams, *frame_streams(config).values())
+    strangers = sorted(set(config.first) - set(observed))
     if strangers:
         raise TrainError(f"--first names {strangers}, which --streams {list(config.streams)} does not have; add them there.")
-    sources = read_sources(config)
+    vlm = VlmSource.read(config.vlm) if config.vlm else None
+    sources, standing = instructed(read_sources(config), config, None if vlm is None else vlm.prompter)
     names = list(dict.fromkeys(source.robot for source in sources))
     joints: dict[str, tuple[str, ...]] = {}
-    parts = [_part(source, config, joints.setdefault(source.robot, source.recordings[0].joints)) for source in sources]
+    parts = [
+        _part(source, config, joints.setdefault(source.robot, source.recordings[0].joints), standing) for source in sources
+    ]
     robots = [[part for part in parts if part.source.robot == name] for name in names]
     contracts = [_contract(robot, config) for robot in robots]
     if codecs:
@@ -115,10 +131,11 @@ def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> Tra
     else:
         shape = network_shape(contracts)
         codecs = [
-            _fitted(contract, robot, config, shape, number)
+            _fitted(contract, robot, config, shape, number, None if vlm is None else vlm.prompter)
             for number, (robot, contract) in enumerate(zip(robots, contracts, strict=True))
         ]
     recordings = [recording for source in sources for recording in source.recordings]
+    told = sorted({text for recording in recordings for _, text in recording.instructions}) if standing else []
     summary: dict[str, object] = {
         "tasks": sorted({recording.task or recording.robot for recording in recordings}),
         "robots": names,
@@ -131,12 +148,17 @@ def load_training_data(config: TrainConfig, codecs: Sequence[Codec] = ()) -> Tra
         "seconds_used": round(sum(part.train.seconds(part.drawn) for part in parts), 1),
         "seconds": round(sum(recording.seconds for recording in recordings), 1),
     }
+    if standing:
+        summary["instructions"] = {"different": len(told), "some": told[:MOST_TOLD]}
+    if vlm is not None:
+        summary["vlm"] = vlm.summary(config.vlm_tuning)
     checked = [part for part in parts if part.held_out is not None]
     return TrainingData(
         _mixture(parts, [part.train for part in parts], names),
         _mixture(checked, [part.held_out for part in checked if part.held_out is not None], names) if checked else None,
         tuple(codecs),
         summary,
+        vlm,
     )
 
 
@@ -167,7 +189,7 @@ def _mixture(parts: Sequence[_Part], windows: Sequence[Windows], names: Sequence
     return Mixture(windows, [names.index(part.source.robot) for part in parts], weights)
 
 
-def _part(source: Source, config: TrainConfig, joints: tuple[str, ...]) -> _Part:
+def _part(source: Source, config: TrainConfig, joints: tuple[str, ...], standing: tuple[str, ...]) -> _Part:
     sources = list(dict.fromkeys(recording.source for recording in source.recordings))
     held = _held_out(len(sources), config)
     order = np.random.default_rng([config.seed, 3]).permutation(len(sources))
@@ -175,8 +197,9 @@ def _part(source: Source, config: TrainConfig, joints: tuple[str, ...]) -> _Part
     split = [[r for r in source.recordings if (r.source in chosen) == held_out] for held_out in (False, True)]
     train, held_out = (
         Windows(
-            part, config.streams, config.horizon, round(config.chunk_dt * 1e9), (config.delay_min, config.delay_max), config.first,
-            history_ns=config.history_ns(), ages=source.ages, max_gap_s=config.max_gap, joints=joints,
+            part, (*config.streams, *source.frames, *standing), config.horizon, round(config.chunk_dt * 1e9),
+            (config.delay_min, config.delay_max), config.first, history_ns=config.history_ns(), ages=source.ages,
+            max_gap_s=config.max_gap, joints=joints, standing=standing,
         ) if part else None
         for part in split
     )  # fmt: skip
@@ -218,7 +241,7 @@ def _contract(robot: Sequence[_Part], config: TrainConfig) -> Contract:
                 channels,
                 extractors.get(name, {}),
                 rows.get(name, ()),
-                "first" if name in config.first else "newest",
+                first.train.moment(name),
             )
             for name, (tokens, channels) in first.train.streams.items()
         ),
@@ -258,18 +281,29 @@ def _token_rows(robot: _Part, extractors: dict[str, dict[str, Any]], config: Tra
     return tuple(row for row, name in enumerate(classes) if name in config.tokens)
 
 
-def _fitted(contract: Contract, robot: Sequence[_Part], config: TrainConfig, shape: NetworkShape, number: int) -> Codec:
+def _fitted(
+    contract: Contract,
+    robot: Sequence[_Part],
+    config: TrainConfig,
+    shape: NetworkShape,
+    number: int,
+    prompter: Prompter | None,
+) -> Codec:
     """The codec with the statistics of all samples drawn, each counted once whatever the weights."""
     transform = make_action_space(config.action_space, contract)
     observed, learned = StatisticsBuilder(), StatisticsBuilder()
     least, most = np.full(len(contract.action_joints), np.inf), np.full(len(contract.action_joints), -np.inf)
+    vectors = [stream.name for stream in vector_streams(contract)]  # images and prompts have no statistics
     for part in robot:
-        for start in range(0, len(part.drawn.ticks), GATHERED):
-            batch = part.train.gather(part.drawn.take(slice(start, start + GATHERED)))
+        drawn = part.drawn.of(vectors)
+        for start in range(0, len(drawn.ticks), GATHERED):
+            batch = part.train.gather(drawn.take(slice(start, start + GATHERED)))
             position, features, history = _raw(batch)
             told = batch.actions[batch.mask]
             least, most = np.minimum(least, told.min(axis=0)), np.maximum(most, told.max(axis=0))
-            observed.add(raw_observation(contract, position, features, history).numpy())
+            counted = raw_mask(contract, features)
+            raw = raw_observation(contract, position, features, history).numpy()
+            observed.add(raw, None if counted is None else counted.numpy())
             learned.add(transform.encode(torch.from_numpy(batch.actions), position)[torch.from_numpy(batch.mask)].numpy())
     _check_motion(contract, most - least, [str(part.source.path) for part in robot])
     return Codec(
@@ -279,6 +313,7 @@ def _fitted(contract: Contract, robot: Sequence[_Part], config: TrainConfig, sha
         config.action_space,
         shape,
         number,
+        prompter,
     )
 
 
@@ -298,10 +333,19 @@ def _check_motion(contract: Contract, ranges: FloatArray, paths: Sequence[str]) 
         )
 
 
+def _nameless(contract: Contract) -> Contract:
+    """Without the names of what reads instructions: the same model may lie elsewhere, its hash tells."""
+    named = ("model", "revision")
+    return replace(contract, streams=tuple(
+        replace(stream, extractor={k: v for k, v in stream.extractor.items() if k not in named}) if stream.kind in SAID else stream
+        for stream in contract.streams
+    ))  # fmt: skip
+
+
 def _check_contracts(contracts: Sequence[Contract], codecs: Sequence[Codec]) -> None:
     """Raise ``TrainError`` when the episodes are not of the robots and streams that the codecs are for."""
-    theirs = [codec.contract for codec in codecs]
-    if list(contracts) != theirs:
+    contracts, theirs = [_nameless(contract) for contract in contracts], [_nameless(codec.contract) for codec in codecs]
+    if contracts != theirs:
         differ = [
             field for field in ("robot", "joints", "action_joints", "dt_ns", "horizon", "streams", "history_ns")
             if [getattr(c, field) for c in contracts] != [getattr(c, field) for c in theirs]

@@ -20,12 +20,15 @@ import torch
 
 from flow_policy_ros.flow.time_samplers import make_time_sampler
 from flow_policy_ros.models.conditioning import Conditioning
+from flow_policy_ros.models.registry import VLM_NETWORKS
 from flow_policy_ros.policy.checkpoint import WEIGHTS, Checkpoint, file_sha256, load_checkpoint, save_checkpoint
 from flow_policy_ros.policy.flow_model import FlowModel
+from flow_policy_ros.policy.instruction import SENTENCES
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import DistillConfig, LoopConfig, TrainConfig, TrainError, check_same_run
 from flow_policy_ros.training.data import TrainingData, load_training_data
 from flow_policy_ros.training.gates import Gate, check_pairs, check_times, require
+from flow_policy_ros.training.language import keep_encoder
 from flow_policy_ros.training.loop import Loop, LossArguments, Share, TrainResult, keyed, refuse_overwriting
 from flow_policy_ros.training.pairs import (
     BLOCK,
@@ -78,10 +81,16 @@ class Teacher:
         training = checkpoint.training
         while "teacher" in training:  # itself a student: its observations are those of the first teacher
             training = training["teacher"]["training"]
+        if checkpoint.model.network_name in VLM_NETWORKS:
+            raise TrainError(
+                f"teacher {folder} reads images by a vision-language model ({checkpoint.model.network_name}): pairs would hold "
+                "every image anew, and are not made. Use it with fewer solver steps, or with a deadline (policy.deadline_s)."
+            )
         if not training.get("config"):
             raise TrainError(f"teacher {folder} does not say how it was trained (training.config in config.json).")
         config = TrainConfig.from_json(training["config"])
-        config = replace(config, data=data or config.data)
+        kept = folder / SENTENCES  # the teacher's sentence model, if it had one without a name
+        config = replace(config, data=data or config.data, language=str(kept) if kept.is_dir() else config.language)
         return Teacher(folder, checkpoint, config, load_training_data(config, checkpoint.codecs))
 
     def observations(self, seed: int) -> Iterator[Conditioning]:
@@ -90,7 +99,7 @@ class Teacher:
         for epoch in itertools.count():
             for parts in self.data.train.batches(seed, epoch, SHARD):
                 generator = np.random.default_rng([seed, number, 8])
-                disturbed = [(k, augment(batch, self.config, generator)) for k, batch in parts]
+                disturbed = [(k, augment(batch, self.config, generator, self.data.contract(k))) for k, batch in parts]
                 batch = self.data.tensors(disturbed).observation
                 number += 1
                 # A batch comes robot by robot, but any part of a shard must hold all of them. Where the episodes have fewer
@@ -240,6 +249,7 @@ class Reflow:
             "teacher": {**dataclasses.asdict(self.teacher.pair_info(self.config)), "training": self.teacher.checkpoint.training},
         }
         checkpoint = Checkpoint(averaged, self.teacher.checkpoint.codecs, training)
+        keep_encoder(self.teacher.config, self.config.out)
         save_checkpoint(self.config.out, checkpoint, student_readme(checkpoint, self.command), self.config.store == "fp16")
 
 

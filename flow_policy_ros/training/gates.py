@@ -17,6 +17,7 @@ from torch import nn
 from flow_policy_ros.flow.solvers import Solver
 from flow_policy_ros.flow.time_samplers import TimeSampler
 from flow_policy_ros.models.conditioning import Conditioning
+from flow_policy_ros.models.prefix import TokenBatch
 from flow_policy_ros.training.pairs import DIRECTION, PairInfo, Pairs
 
 TOLERANCE = 1e-4
@@ -188,10 +189,25 @@ def _normaliser(training: Path, deployed: Path) -> Gate:
 
 
 def _observation(training: Path, deployed: Path, batch: Batch) -> Gate:
-    ours, theirs = (path.observation(*batch.observed()) for path in (training, deployed))
-    far = {name: _distance(getattr(ours, name).float(), getattr(theirs, name).float()) for name in vars(ours)}
+    ours, theirs = (_tensors(path.observation(*batch.observed())) for path in (training, deployed))
+    far = {name: _distance(values, theirs[name]) if name in theirs else math.inf for name, values in ours.items()}
+    far |= {name: math.inf for name in theirs if name not in ours}
     worst = max(far, key=lambda name: far[name])
     return Gate("observation_transform", far[worst] <= TOLERANCE, f"{worst} differs by {far[worst]:.2g} between the paths")
+
+
+def _tensors(observation: Conditioning) -> dict[str, torch.Tensor]:
+    """All that an observation holds, float; what a vision-language model saw included, of tokens that may be seen."""
+    found = {name: value for name, value in vars(observation).items() if name != "prefix"}
+    seen = observation.prefix
+    if seen is not None:
+        parts = {name: getattr(seen, name) for name in seen.names()}
+        for name, axis in seen.along.items() if isinstance(seen, TokenBatch) else ():
+            shape = [1] * parts[name].ndim
+            shape[0], shape[axis] = seen.mask.shape
+            parts[name] = torch.where(seen.mask.view(shape), parts[name], 0)  # others hold anything
+        found |= {f"prefix.{name}": value for name, value in parts.items()}
+    return {name: value.float() for name, value in found.items()}
 
 
 def _action_transform(training: Path, deployed: Path, batch: Batch) -> Gate:

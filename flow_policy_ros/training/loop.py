@@ -114,9 +114,10 @@ class Loop:
             self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device
         )
         self.model = lesson.model.to(self.accelerator.device)
+        learned = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in self.model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in learned if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self.ema = Ema(self.model, config.ema_decay)

@@ -155,7 +155,7 @@ def read_shard(folder: Path, shard: int) -> Pairs:
 def _tensors(pairs: Pairs) -> dict[str, torch.Tensor]:
     seen = vars(pairs.observation)
     return {"noise": pairs.noise.contiguous(), "chunk": pairs.chunk.contiguous()} | {
-        f"observation/{name}": value.contiguous() for name, value in seen.items()
+        f"observation/{name}": value.contiguous() for name, value in seen.items() if value is not None
     }
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from flow_policy_ros.models.conditioning import Conditioning
+from flow_policy_ros.models.prefix_inputs import PrefixInputs
+from flow_policy_ros.models.suffix import DeepFusion
 from flow_policy_ros.policy.codec import Codec
 from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.policy.flow_policy import FlowPolicy
@@ -48,10 +50,21 @@ def check_deployment(
 
 def training_path(model: FlowModel, codec: Codec, name: str = "training") -> Path:
     """What the trainer does with ``model`` and ``codec``."""
+
+    @torch.no_grad()
+    def observation(
+        joint_position: torch.Tensor, features: dict[str, torch.Tensor], history: torch.Tensor | None
+    ) -> Conditioning:
+        made = codec.observation(joint_position, features, history)
+        # As ``condition`` does it of what is not seen yet: the robot looks at images when they come.
+        if isinstance(made.prefix, PrefixInputs) and isinstance(model.network, DeepFusion):
+            return replace(made, prefix=model.network.see(made.prefix))
+        return made
+
     return Path(
         name=name,
         module=model,
-        observation=codec.observation,
+        observation=observation,
         encode=codec.encode,
         decode=codec.decode,
         noise=lambda observation: model.draw_noise(observation, torch.Generator().manual_seed(1)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from flow_policy_ros.policy.checkpoint import Checkpoint
 from flow_policy_ros.policy.codec import Codec
-from flow_policy_ros.runtime.contract import StreamContract
+from flow_policy_ros.runtime.contract import FRAMES, SAID, StreamContract
 
 
 def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
@@ -18,7 +18,7 @@ def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
 
 {policy_described(checkpoint)}
 * Data: {data["episodes"]} episodes of {", ".join(data["tasks"])} ({_success(data)}; {data["seconds"]} s),
-  {data["held_out"]} held out; {data["samples"]} training samples, {data["seconds_used"]} s.
+  {data["held_out"]} held out; {data["samples"]} training samples, {data["seconds_used"]} s.{_told(data)}
 * Trained for {training["steps"]} of {training["config"]["steps"]} steps; the weights are their exponential average.
 * Validation on the held-out episodes: {measured} (loss on normalised velocities; chunk_rmse in rad or m, 10 steps).
 
@@ -28,6 +28,19 @@ Trained with
 {command or "train(TrainConfig(...)) as in config.json"}
 ```
 """
+
+
+def _told(data: dict[str, Any]) -> str:
+    """Markdown: what the robot was told in the data, and the vision-language model that read it; nothing where it was not."""
+    told, vlm = data.get("instructions"), data.get("vlm")
+    text = ""
+    if told:
+        some = ", ".join(f"'{instruction}'" for instruction in told["some"])
+        text = f"\n* Told in words, {told['different']} different: {some}{', …' if told['different'] > len(told['some']) else ''}."
+    if vlm:
+        begun = "from random weights" if vlm.get("weights") == "random" else f"from weights {vlm['weights_sha256'][:12]}"
+        text += f"\n* Vision-language model: {vlm['model']}, {begun}, tuning `{vlm['tuning']}`."
+    return text
 
 
 def _success(data: dict[str, Any]) -> str:
@@ -63,7 +76,7 @@ Distilled with
 def policy_described(checkpoint: Checkpoint) -> str:
     """Markdown: what it observes and returns for each robot, and the network and flow behind it."""
     model, flow = checkpoint.model, checkpoint.model.flow
-    sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items())
+    sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items() if name != "vlm")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     guided = f", condition dropout {flow.condition_dropout:g} (null {flow.null})" if flow.condition_dropout else ""
     prefix = f", committed prefix up to {flow.prefix} points" if flow.prefix else ""
@@ -90,6 +103,11 @@ def _robot_described(codec: Codec) -> str:
 
 
 def _described(stream: StreamContract) -> str:
+    if stream.kind == FRAMES:
+        height, width = stream.extractor["size"]
+        return f"images of camera `{stream.extractor.get('camera')}` ({width} by {height} px, stream `{stream.name}`)"
+    if stream.kind in SAID:
+        return f"the instruction (stream `{stream.name}`, {stream.tokens} tokens)"
     text = f"`{stream.name}` ({stream.tokens} tokens of {stream.channels} channels"
     if stream.use:
         names = stream.extractor.get("classes") or [f"row {row}" for row in range(stream.tokens)]

@@ -23,12 +23,13 @@ from flow_policy_ros.resources import robot_file
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.robot import Robot, load_robot
 from flow_policy_ros.training.config import TrainConfig, TrainError
+from flow_policy_ros.training.frames import FrameExtract, frame_streams, of_episodes
 
 
 @dataclass(frozen=True)
 class Source:
     """The recordings of one robot that ``path`` holds, what made their features (``extractors``), the greatest ages at which
-    they are observed, and the ``weight`` in a mixture, None when none was given."""
+    they are observed, and the ``weight`` in a mixture, None when none was given. ``frames`` are the streams of camera images."""
 
     path: Path
     weight: float | None
@@ -36,6 +37,7 @@ class Source:
     recordings: tuple[Recording, ...]
     extractors: dict[str, dict[str, Any]]
     ages: Ages
+    frames: tuple[str, ...] = ()
 
 
 def read_sources(config: TrainConfig) -> list[Source]:
@@ -56,38 +58,50 @@ def read_sources(config: TrainConfig) -> list[Source]:
     of_path = dict(zip(foreign, robots if len(robots) == len(foreign) else robots * len(foreign), strict=False))
     read = []
     for path, weight in entries:
+        extractors: dict[str, dict[str, Any]] = {}
         if path in bags:
-            recordings = _bags(path, of_path[path], config)
+            extract = FrameExtract(config, of_path[path]) if config.frames else None
+            recordings = _bags(path, of_path[path], config, extract)
+            extractors = {} if extract is None else extract.extractors()
         elif path in datasets:
             recordings = list(lerobot_recordings(path, of_path.get(path)))
         elif path.is_dir():
             recordings = read_recordings(path)
         else:
             raise no_episodes(path)
+        extractors |= load_extractors(path) if path.is_dir() else {}
+        if config.frames and path not in bags:
+            recordings, extractors = of_episodes(path, recordings, extractors, config)
         _require_streams(path, recordings, path in bags, path in datasets, config)
-        read.append(_source(path, weight, recordings, robots, config))
+        read.append(_source(path, weight, recordings, robots, config, extractors))
     return read
 
 
 def _source(
-    path: Path, weight: float | None, recordings: Sequence[Recording], robots: Sequence[Robot], config: TrainConfig
+    path: Path,
+    weight: float | None,
+    recordings: Sequence[Recording],
+    robots: Sequence[Robot],
+    config: TrainConfig,
+    extractors: dict[str, dict[str, Any]],
 ) -> Source:
     names = sorted({recording.robot for recording in recordings})
     if len(names) != 1:
         raise TrainError(f"{path} mixes episodes of the robots {names}; keep each in a folder of its own.")
     known = next((robot for robot in robots if robot.name == names[0]), None)
-    extractors = load_extractors(path) if path.is_dir() else {}
-    return Source(path, weight, names[0], tuple(recordings), extractors, _ages(recordings[0], known, config))
+    frames = tuple(frame_streams(config).values())
+    return Source(path, weight, names[0], tuple(recordings), extractors, _ages(recordings[0], known, config), frames)
 
 
-def _bags(path: Path, robot: Robot, config: TrainConfig) -> list[Recording]:
+def _bags(path: Path, robot: Robot, config: TrainConfig, extract: FrameExtract | None) -> list[Recording]:
     """What the bags hold; one that cannot be used is left out and said, unless it is the only one."""
     recordings: list[Recording] = []
     problems: dict[str, list[str]] = {}
     bags = bags_in(path)
     for bag in bags:
         try:
-            found = read_recording(bag, robot, stamps=config.stamps, features=config.streams)
+            looked_at = robot if extract is None else extract.robot
+            found = read_recording(bag, looked_at, extract, stamps=config.stamps, features=config.streams)
         except (BagError, EpisodeError) as error:
             if len(bags) == 1:
                 raise
@@ -106,10 +120,13 @@ def _bags(path: Path, robot: Robot, config: TrainConfig) -> list[Recording]:
 
 def _require_streams(path: Path, recordings: Sequence[Recording], bags: bool, dataset: bool, config: TrainConfig) -> None:
     """Raise ``TrainError`` with the way out where a recording lacks a stream that is to be observed."""
-    lacking = [(recording, name) for recording in recordings for name in config.streams if name not in recording.streams]
+    frames = tuple(frame_streams(config).values())
+    lacking = [(r, name) for r in recordings for name in (*config.streams, *frames) if name not in r.streams]
     if not lacking:
         return
     recording, name = lacking[0]
+    if name in frames:
+        raise TrainError(f"{recording.source} holds no picture that can be used for --frames (stream '{name}'); see the warnings.")
     known = _streams_of_bag(Path(recording.source)) if bags else sorted(recording.streams)
     if known:
         raise TrainError(

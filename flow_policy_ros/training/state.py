@@ -38,7 +38,8 @@ def save_state(
     """Write the state of a run into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"ema/{name}": value for name, value in ema.state_dict().items()}
+    shared = {value.data_ptr() for value in model.state_dict().values() if value.numel()}  # frozen weights: saved once
+    tensors |= {f"ema/{name}": value for name, value in ema.state_dict().items() if value.data_ptr() not in shared}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in slots.items()}
     step = {"step": torch.tensor(progress.step)}  # tells whether the two files belong together
@@ -63,7 +64,7 @@ def load_state(
         if int(tensors.pop("step")) != progress.step:
             raise TrainError(f"{STATE} and {STATE_INFO} are of different steps")
         model.load_state_dict(_under(tensors, "model/"))
-        ema.load_state_dict(_under(tensors, "ema/"))
+        ema.load_state_dict(_under(tensors, "model/") | _under(tensors, "ema/"))
         slots: dict[int, dict[str, Any]] = {}
         for name, value in _under(tensors, "optimizer/").items():
             index, slot = name.split("/")

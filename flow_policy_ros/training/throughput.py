@@ -28,7 +28,7 @@ def _rate(data: TrainingData, config: TrainConfig, seconds: float, tensors: bool
     while time.perf_counter() - begin < seconds:
         for parts in data.train.batches(config.seed, epoch, config.batch):
             if tensors:
-                data.tensors([(number, augment(batch, config, generator)) for number, batch in parts])
+                data.tensors([(number, augment(batch, config, generator, data.contract(number))) for number, batch in parts])
             samples += sum(len(batch.mask) for _, batch in parts)
         epoch += 1
     return samples / (time.perf_counter() - begin)

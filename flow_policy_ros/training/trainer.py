@@ -13,8 +13,10 @@ from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import TrainConfig
 from flow_policy_ros.training.data import TrainingData, load_training_data, samples_described
+from flow_policy_ros.training.language import keep_encoder
 from flow_policy_ros.training.loop import Loop, LossArguments, Share, TrainResult, keyed, refuse_overwriting
 from flow_policy_ros.training.readme import checkpoint_readme
+from flow_policy_ros.training.tuning import begin, merged
 from flow_policy_ros.training.validation import validate
 
 
@@ -28,6 +30,8 @@ def train(config: TrainConfig, command: str = "", interrupted: Callable[[], bool
     torch.set_num_threads(config.threads)
     data = load_training_data(config)
     print(samples_described(data.summary), flush=True)
+    if data.vlm is not None:
+        print(data.vlm.described(config.vlm_tuning), flush=True)
     return Loop(config, FlowMatching(config, command, data)).run(interrupted)
 
 
@@ -39,11 +43,13 @@ class FlowMatching:
         torch.manual_seed(keyed(config.seed, 0))
         self.model = FlowModel(
             config.network,
-            config.network_sizes(),
+            config.network_sizes() | ({} if data.vlm is None else {"vlm": data.vlm.config}),
             data.codecs[0].shape,
             config.flow(),
             tuple(len(codec.contract.action_joints) for codec in data.codecs),
         )
+        if data.vlm is not None:
+            begin(self.model, data.vlm, config)
 
     def open(self, epoch: int, batch: int) -> None:
         """See ``Lesson``."""
@@ -57,7 +63,9 @@ class FlowMatching:
     def loss_arguments(self, step: int, share: Share) -> LossArguments:
         """See ``Lesson``."""
         generator = np.random.default_rng([self.config.seed, step, share.rank, 4])
-        parts = [(number, augment(batch, self.config, generator)) for number, batch in self._next()]
+        parts = [
+            (number, augment(batch, self.config, generator, self.data.contract(number))) for number, batch in self._next()
+        ]
         batch = self.data.tensors(parts).take(share.part).to(share.device)
         torch.manual_seed(keyed(self.config.seed, step, share.rank, 5))
         return self.model.training_pairs(batch.actions, batch.observation, batch.mask)
@@ -74,8 +82,9 @@ class FlowMatching:
             "validation": validation,
             "config": self.config.to_json(),
         }
-        checkpoint = Checkpoint(averaged, self.data.codecs, training)
+        checkpoint = Checkpoint(merged(averaged), self.data.codecs, training)
         readme = checkpoint_readme(checkpoint, self.command)
+        keep_encoder(self.config, self.config.out)
         save_checkpoint(self.config.out, checkpoint, readme, self.config.store == "fp16")
 
     def _next(self) -> tuple[tuple[int, Batch], ...]:

@@ -7,7 +7,7 @@ import torch
 from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.data import TrainingData
 
-SAMPLES = 1024
+SAMPLES, SAMPLES_WITH_IMAGES = 1024, 64
 STEPS = 10
 
 
@@ -19,7 +19,7 @@ def validate(model: FlowModel, data: TrainingData, seed: int) -> dict[str, float
     """
     if data.held_out is None:
         return {}
-    parts = next(data.held_out.batches(seed, 0, SAMPLES))
+    parts = next(data.held_out.batches(seed, 0, SAMPLES if data.vlm is None else SAMPLES_WITH_IMAGES))
     batch = data.tensors(parts).to(next(model.parameters()).device)
     generator = torch.Generator().manual_seed(seed)
     loss = model.compute_loss(batch.actions, batch.observation, batch.mask, generator)

@@ -8,6 +8,7 @@ errors). The torch module is run directly; training is in ``vision.training``, f
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Detector:
         if getattr(self._network.model[-1], "end2end", False):  # rows are (x1, y1, x2, y2, score, class)
             rows = rows[rows[:, 4] > self.confidence]
             return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64)
-        table = rows[4:]  # (classes, anchors); rows[:4] are centre and size
+        table = rows[4 : 4 + len(self.classes)]  # (classes, anchors); rows[:4] are centre and size, keypoints come behind
         classes, anchors = np.nonzero(table > self.confidence)
         x, y, w, h = rows[:4, anchors]
         return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1), table[classes, anchors], classes
@@ -128,11 +129,12 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], f
 
 
 def build_network(architecture: dict[str, Any], classes: tuple[str, ...]) -> Any:
-    """An untrained ultralytics detection network of this description, without network access."""
+    """An untrained ultralytics detection network of this description, or pose network where it has ``kpt_shape``, made offline."""
     import_ultralytics()
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn.tasks import DetectionModel, PoseModel
 
-    return DetectionModel(dict(architecture), nc=len(classes), verbose=False)
+    kind = PoseModel if "kpt_shape" in architecture else DetectionModel
+    return kind(copy.deepcopy(architecture), nc=len(classes), verbose=False)
 
 
 def load_detector(path: str | Path, allow_pickle: bool = False, confidence: float = 0.25, threads: int = 1) -> Detector:
@@ -180,7 +182,37 @@ def load_detector(path: str | Path, allow_pickle: bool = False, confidence: floa
     return Detector(network, model, classes, image_size, sha256, confidence)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of a detector's network by name, as it was trained, and the hash of their file."""
+
+    tensors: dict[str, torch.Tensor]
+    sha256: str
+
+
+def load_weights(path: str | Path, allow_pickle: bool = False) -> Weights:
+    """The weights of a detector folder, or with ``allow_pickle`` of a ``.pt`` file, to train on from. Raises ``DetectorError``."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        network = _pickled_network(path, allow_pickle)
+        return Weights({name: t.float() for name, t in network.state_dict().items()}, file_sha256(path))
+    file = path / "model.safetensors"
+    try:
+        return Weights({name: t.float() for name, t in load_file(file).items()}, file_sha256(file))
+    except (OSError, SafetensorError) as error:
+        raise DetectorError(
+            f"no weights to start from at {path} ({error}); give a folder that 'flow_policy train-detector' wrote, or a .pt file."
+        ) from error
+
+
 def _load_pickle(path: Path, allow_pickle: bool, confidence: float) -> Detector:
+    network = _pickled_network(path, allow_pickle)
+    size = network.args.get("imgsz", 640) if isinstance(network.args, dict) else 640
+    classes = tuple(str(network.names[i]) for i in range(len(network.names)))
+    return Detector(network, path.name, classes, int(size), file_sha256(path), confidence)
+
+
+def _pickled_network(path: Path, allow_pickle: bool) -> Any:
     if not allow_pickle:
         raise DetectorError(
             f"{path} is a pickle, which runs code from the file when it is loaded. If you trust it, set the parameter "
@@ -190,12 +222,9 @@ def _load_pickle(path: Path, allow_pickle: bool, confidence: float) -> Detector:
         raise DetectorError(f"no detector file at {path}; give the path of an existing .pt file.")
     ultralytics = import_ultralytics()
     try:
-        network = ultralytics.YOLO(str(path), task="detect").model
+        return ultralytics.YOLO(str(path), task="detect").model
     except Exception as error:  # a foreign loader on a foreign file raises whatever it likes
         raise DetectorError(f"{path} cannot be loaded as an ultralytics detector: {error}.") from error
-    size = network.args.get("imgsz", 640) if isinstance(network.args, dict) else 640
-    classes = tuple(str(network.names[i]) for i in range(len(network.names)))
-    return Detector(network, path.name, classes, int(size), file_sha256(path), confidence)
 
 
 def file_sha256(path: Path) -> str:

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from flow_policy_ros.vision.preprocessing import Image, Normalisation, check_once, covered
+from flow_policy_ros.vision.preprocessing import Image
 from flow_policy_ros.vision.pretrained import (
     ExtractorError,
     Pretrained,
@@ -25,22 +24,7 @@ from flow_policy_ros.vision.pretrained import (
     load_part,
     locate,
 )
-
-_SETTINGS = (
-    "resample",
-    "size",
-    "crop_size",
-    "rescale_factor",
-    "image_mean",
-    "image_std",
-    "patch_size",
-    "merge_size",
-    "min_pixels",
-    "max_pixels",
-    "max_image_size",
-    "max_num_patches",
-    "image_seq_length",
-)
+from flow_policy_ros.vision.processors import ImageWay, Layout, Prompt, PromptWay, refuse_long
 
 
 @dataclass(frozen=True)
@@ -51,15 +35,6 @@ class Seen:
     patches: torch.Tensor
     summary: torch.Tensor
     language: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a network divides images of one size: ``grid`` (rows, columns) of the patches and the rectangle ``covered`` (left, top,
-    right, bottom) of the image that they tile, in pixels; None where they tile none."""
-
-    grid: tuple[int, int] | None
-    covered: tuple[float, float, float, float] | None
 
 
 class Words(Protocol):
@@ -108,62 +83,22 @@ class TowerWords:
         return len(self.tokens)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """An instruction as the network reads it, its images' places included: ``inputs`` (1, T) each, ``is_image`` (T,)."""
-
-    inputs: dict[str, torch.Tensor]
-    is_image: torch.Tensor
-    grows: bool = True
-
-    @property
-    def count(self) -> int:
-        return int((~self.is_image).sum())
-
-
-class _Network:
-    """What both kinds share: the network, its processor, and the images' way in."""
+class _Network(ImageWay):
+    """What both kinds share: the network, and what its processor makes, on the network's device."""
 
     def __init__(self, found: Pretrained, network: Any, image_processor: Any) -> None:
+        super().__init__(found.name, image_processor)
         self.found = found
         self.network = network
-        self.image_processor = image_processor
         parameter = next(network.parameters())
         self.device, self.precision = parameter.device, parameter.dtype
 
-    def preprocessing(self) -> dict[str, Any]:
-        """As in ``Encoder``."""
-        settings = self.image_processor.to_dict()
-        kept = {k: _plain(v) for k, v in sorted(settings.items()) if k.startswith("do_") or k in _SETTINGS}
-        return {k: v for k, v in kept.items() if v is not None}
-
     def pixels(self, samples: list[list[Image]]) -> dict[str, torch.Tensor]:
-        """The images of each sample, scaled and normalised once, as the network's arguments on its device."""
-        made = self.image_processor(images=samples, return_tensors="pt", input_data_format="channels_last")
-        tensors = {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
-        return {name: self._to(value) for name, value in tensors.items()}
+        """As in ``ImageWay``."""
+        return {name: self._to(value) for name, value in super().pixels(samples).items()}
 
     def _to(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.device, self.precision) if value.is_floating_point() else value.to(self.device)
-
-    def _picture(self, image: Image) -> NDArray[np.float64]:
-        """The network's pixels (3, h, w) of one image; where they are no one picture, (3, values, 1)."""
-        made = self.image_processor(images=[[image]], return_tensors="pt", input_data_format="channels_last")
-        pixels = made["pixel_values"].double()
-        if pixels.ndim == 2:  # patches, each (3, …)
-            return pixels.unflatten(1, (3, -1)).transpose(0, 1).reshape(3, -1, 1).numpy()
-        if pixels.ndim == 3:  # (1, patches, values of (…, 3))
-            mask = made["pixel_attention_mask"][0].bool()
-            return pixels[0][mask].unflatten(1, (-1, 3)).permute(2, 0, 1).reshape(3, -1, 1).numpy()
-        pixels = pixels.flatten(0, -4)
-        return (pixels[0] if len(pixels) == 1 else pixels.transpose(0, 1).reshape(3, -1, 1)).numpy()
-
-    def _covered(self, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-        processor = self.image_processor
-        normalises = getattr(processor, "do_normalize", True)
-        mean, std = (processor.image_mean, processor.image_std) if normalises else ((0.0,) * 3, (1.0,) * 3)
-        check_once(self._picture, Normalisation(tuple(mean), tuple(std)), size, f"model '{self.found.name}'")
-        return covered(self._picture, size) if self._picture(np.zeros((*size, 3), np.uint8)).shape[2] > 1 else None
 
 
 class TowerEncoder(_Network):
@@ -218,7 +153,7 @@ class TowerEncoder(_Network):
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """As in ``Encoder``."""
-        area = self._covered(size)
+        area = self.covered(size)
         pixels = self.pixels([[np.zeros((*size, 3), np.uint8)]])
         whole = (0.0, 0.0, float(size[1]), float(size[0]))
         return Layout(self._grid(pixels), whole if "spatial_shapes" in pixels else area)
@@ -231,27 +166,12 @@ class PromptEncoder(_Network):
 
     def __init__(self, found: Pretrained, network: Any, processor: Any) -> None:
         super().__init__(found, network, processor.image_processor)
-        self._processor = processor
-        config = network.config
-        self._image_token = int(getattr(config, "image_token_id", None) or config.image_token_index)
-        self._text_config = getattr(config, "text_config", config)
+        self._prompts = PromptWay(found.name, processor, network.config)
 
     def read(self, instruction: str, size: tuple[int, int], images: int = 1) -> Prompt:
-        """Tokenise prompt and the places of so many images. Raises ``ExtractorError`` for more than the model takes."""
-        token = self._processor.image_token
-        if token in instruction:
-            raise ExtractorError(f"the instruction holds '{token}', which stands for an image; leave it out.")
-        text = token * images + instruction
-        if getattr(self._processor, "chat_template", None):
-            content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": instruction}]
-            text = self._processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        black = [np.zeros((*size, 3), np.uint8)] * images
-        made = self._processor(images=[black], text=[text], return_tensors="pt", input_data_format="channels_last")
-        count = made["input_ids"].shape[1]
-        refuse_long(instruction, count, int(getattr(self._text_config, "max_position_embeddings", count)), self.found.name)
-        inputs = {k: v.to(self.device) for k, v in made.items() if isinstance(v, torch.Tensor) and v.shape == (1, count)}
-        inputs.pop("labels", None)
-        return Prompt(inputs, made["input_ids"][0].to(self.device) == self._image_token)
+        """As ``PromptWay.read``, on the network's device."""
+        words = self._prompts.read(instruction, size, images)
+        return Prompt({k: v.to(self.device) for k, v in words.inputs.items()}, words.is_image.to(self.device))
 
     def encoding(self, samples: list[list[Image]], words: Prompt) -> dict[str, torch.Tensor]:
         """All that the network takes, of samples of as many images as the prompt has places for: the prefix of a policy."""
@@ -266,16 +186,7 @@ class PromptEncoder(_Network):
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """As in ``Encoder``."""
-        area = self._covered(size)
-        pixels = self.pixels([[np.zeros((*size, 3), np.uint8)]])
-        if "image_grid_thw" in pixels:
-            merge = int(self.image_processor.merge_size)
-            _, rows, columns = (int(n) for n in pixels["image_grid_thw"][0])
-            return Layout((rows // merge, columns // merge), (0.0, 0.0, float(size[1]), float(size[0])))
-        count = int(self.read("", size).is_image.sum())
-        side = round(count**0.5)
-        one_picture = area is not None and side * side == count
-        return Layout((side, side), area) if one_picture else Layout(None, None)
+        return self._prompts.layout(size)
 
 
 def load_encoder(model: str, revision: str | None = None, device: str = "", precision: str = "") -> TowerEncoder | PromptEncoder:
@@ -310,24 +221,3 @@ def load_encoder(model: str, revision: str | None = None, device: str = "", prec
 def widen(tokens: torch.Tensor, width: int) -> torch.Tensor:
     """(…, d) padded with zeros to (…, width)."""
     return torch.nn.functional.pad(tokens, (0, width - tokens.shape[-1]))
-
-
-def refuse_long(instruction: str, count: int, most: int, model: str) -> None:
-    """Raises ``ExtractorError`` where an instruction's ``count`` tokens are more than ``most``."""
-    if count > most:
-        shown = instruction if len(instruction) < 60 else instruction[:57] + "…"
-        raise ExtractorError(
-            f"the instruction '{shown}' makes {count} tokens, expected at most {most}, which model '{model}' takes. Shorten it; "
-            "nothing is cut off silently."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """A setting in JSON types; objects of transformers (sizes) as dictionaries."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, bool | int | float | str) or value is None:
-        return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return _plain(dict(value)) if hasattr(value, "keys") else str(value)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.types import Features
-from flow_policy_ros.vision.detector import Detections, Detector
+from flow_policy_ros.vision.detector import Detections, Detector, check_image
+from flow_policy_ros.vision.preprocessing import check_proportions
 
 CHANNELS = ("centre_x", "centre_y", "width", "height", "score")
 
@@ -33,19 +34,24 @@ class DetectionFeatures:
     """The best detection of each class: token i is class i, channels are ``CHANNELS``.
 
     Centre and size are divided by the image's width and height, so all values lie in [0, 1]; a class that was not found
-    is all zeros. ``last`` holds the detections of the newest image, for drawing.
+    is all zeros. ``last`` holds the detections of the newest image, for drawing. Images have to have the proportions of
+    ``size`` (height, width) where it is given: boxes in others would mean other things.
     """
 
     stream = "detections"
     channels = len(CHANNELS)
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, size: tuple[int, int] | None = None) -> None:
         self.detector = detector
+        self.size = size
         self.tokens = len(detector.classes)
         self.last: Detections | None = None
 
     def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
-        """As in ``FeatureExtractor``. Raises ``DetectorError`` for an image of another type or shape."""
+        """As in ``FeatureExtractor``. Raises ``DetectorError`` for an image of another type or shape, ``ExtractorError`` for one of
+        other proportions."""
+        check_image(image)
+        check_proportions(image, self.size)
         self.last = self.detector.detect(image)
         return Features(stamp, self.stream, best_per_class(self.last, self.tokens, image.shape[1], image.shape[0]))
 

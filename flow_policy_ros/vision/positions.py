@@ -32,7 +32,7 @@ class PositionFeatures:
         target: str = "",
         scale: float | None = None,
         tolerance_ns: int = 20_000_000,
-        stream: str = "positions",
+        stream: str = "points",
     ) -> None:
         if grid is None:
             raise DepthError(
@@ -61,7 +61,7 @@ class PositionFeatures:
     def identity(self) -> dict[str, Any]:
         """What the positions mean. Calibration is no part of it: another camera of the same kind measures the same metres."""
         return {
-            "extractor": "positions",
+            "extractor": "points",
             "frame": self._target,
             "grid": list(self._grid),
             "needs": "depth",

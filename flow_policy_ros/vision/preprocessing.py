@@ -42,6 +42,20 @@ def check_rgb(image: Any, size: tuple[int, int] | None = None) -> None:
         )
 
 
+def check_proportions(image: Image, size: tuple[int, int] | None) -> None:
+    """Raises ``ExtractorError`` unless ``image`` (H, W, 3) has the proportions of ``size`` (height, width) to a pixel or a
+    hundredth, where that is given: what is measured in shares of width and height would mean other things."""
+    if size is None:
+        return
+    height, width = image.shape[:2]
+    off = abs(width * size[0] - height * size[1])  # in pixels, times the size
+    if off > max(0.01 * height * size[1], size[0], size[1]) and image.shape[:2] != size:
+        raise ExtractorError(
+            f"image has {width} by {height} pixels, expected the proportions of {size[1]} by {size[0]}, as the robot file says of "
+            "the camera. Let the driver send that, or correct the robot file and make features and checkpoint anew."
+        )
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """What a processor does to a byte b of each channel: (b / 255 − mean) / std."""

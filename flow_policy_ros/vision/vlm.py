@@ -54,6 +54,11 @@ class VlmFeatures:
         self.instruct(instruction)
 
     @property
+    def speaks(self) -> bool:
+        """Whether the model reads an instruction."""
+        return self._encoder.speaks
+
+    @property
     def instruction(self) -> str:
         """What the features are made for; see ``instruct``."""
         return self._instruction

@@ -13,58 +13,93 @@ import torch
 from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.types import Features
+from flow_policy_ros.vision.detector import Detector
+from flow_policy_ros.vision.preprocessing import check_proportions, check_rgb
 from flow_policy_ros.vision.pretrained import ExtractorError
+from flow_policy_ros.vision.tracking import SlotTracker, Tracking
 from flow_policy_ros.vision.yolo_view import Yolo, YoloView, class_map
 
 BOX_CHANNELS = ("centre_x", "centre_y", "width", "height", "score")
 
 
 class _Slots:
-    """Which detection goes into which row: ``slots`` rows for each class in the order of ``classes``, best detection first."""
+    """Which detection goes into which row: ``slots`` rows for each class in the order of ``classes``, best detection first, or
+    where ``tracking`` is given each object in the row that it had."""
 
-    def __init__(self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int) -> None:
+    def __init__(
+        self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int, tracking: Tracking | None = None
+    ) -> None:
         if slots < 1:
             raise ExtractorError(f"slots per class are {slots}, expected at least 1.")
         self.classes = class_map(classes, yolo.classes)
         self.slots = slots
         self.rows = len(self.classes) * slots
+        self._tracking = tracking
+        self._trackers = [SlotTracker(slots, tracking) for _ in self.classes] if tracking else []
 
-    def assign(self, view: YoloView) -> list[tuple[int, int]]:
-        """(row, detection) of each that has a place."""
+    def assign(self, view: YoloView, stamp: int) -> list[tuple[int, int]]:
+        """(row, detection) of each that has a place. ``stamp`` is the image's, ns."""
         pairs = []
         for position, number in enumerate(self.classes.values()):
-            best = np.flatnonzero(view.classes == number)[: self.slots]  # the view is best first
-            pairs += [(position * self.slots + i, int(detection)) for i, detection in enumerate(best)]
+            mine = np.flatnonzero(view.classes == number)  # the view is best first
+            if self._trackers:
+                placed = self._trackers[position].assign(view.boxes[mine], stamp)
+            else:
+                placed = [(i, i) for i in range(min(self.slots, len(mine)))]
+            pairs += [(position * self.slots + slot, int(mine[i])) for slot, i in placed]
         return pairs
 
+    def ids(self) -> NDArray[np.int64]:
+        """(rows,) number of the object in each row, 0 where there is none or nothing is tracked."""
+        found = [number for tracker in self._trackers for number in tracker.ids]
+        return np.array(found if self._trackers else [0] * self.rows, dtype=np.int64)
+
     def identity(self) -> dict[str, Any]:
-        return {"class_map": dict(self.classes), "slots": self.slots}
+        tracked = {"tracking": self._tracking.identity()} if self._tracking else {}
+        return {"class_map": dict(self.classes), "slots": self.slots, **tracked}
 
 
 class DetectionSlots:
     """Values (classes * slots, channels): ``BOX_CHANNELS``, then x, y, confidence of each keypoint, then the mask.
 
     Positions and sizes are divided by the image's width and height; keypoints may lie outside [0, 1]. ``classes`` are names, or
-    {our name: the detector's}. ``last`` is the newest view, for drawing. Raises ``ExtractorError`` for classes that it lacks.
+    {our name: the detector's}. With ``tracking`` an object keeps its row from image to image. ``last`` is the newest view, for
+    drawing. Images have to be of ``size`` (height, width) where it is given. Raises ``ExtractorError`` for classes that it lacks.
     """
 
-    def __init__(self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int = 1, stream: str = "slots") -> None:
+    def __init__(
+        self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int = 1, stream: str = "object_slots",
+        size: tuple[int, int] | None = None, tracking: Tracking | None = None,
+    ) -> None:
         self.stream = stream
+        self.size = size
         self._yolo = yolo
-        self._slots = _Slots(yolo, classes, slots)
+        self._slots = _Slots(yolo, classes, slots, tracking)
         self.tokens = self._slots.rows
         self.channels = len(BOX_CHANNELS) + 3 * yolo.keypoints + 1
         self.last: YoloView | None = None
 
-    def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
-        """As in ``FeatureExtractor``. Raises ``ExtractorError`` for an image of another type."""
-        self.last = self._yolo.look(image)
-        return Features(stamp, self.stream, self.values(self.last))
+    @property
+    def detector(self) -> Detector:
+        """The network's; its confidence may be changed."""
+        return self._yolo.detector
 
-    def values(self, view: YoloView) -> NDArray[np.float32]:
-        """The rows of a view."""
+    def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
+        """As in ``FeatureExtractor``. Raises ``ExtractorError`` for an image of another type or size."""
+        check_rgb(image)
+        check_proportions(image, self.size)
+        self.last = self._yolo.look(image)
+        return Features(stamp, self.stream, self.values(self.last, stamp))
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(tokens,) number of the tracked object in each row, 0 for none. A name, not a quantity: it is in no channel."""
+        return self._slots.ids()
+
+    def values(self, view: YoloView, stamp: int = 0) -> NDArray[np.float32]:
+        """The rows of a view, seen at ``stamp`` (ns; of no account without tracking)."""
         values = np.zeros((self.tokens, self.channels), dtype=np.float32)
-        for row, detection in self._slots.assign(view):
+        for row, detection in self._slots.assign(view, stamp):
             points = view.keypoints[detection] / np.array([view.width, view.height, 1], dtype=np.float32)
             values[row] = [*box_values(view, detection), *points.ravel(), 1.0]
         return values
@@ -72,7 +107,7 @@ class DetectionSlots:
     def identity(self) -> dict[str, Any]:
         """The network's, the slots', and the mask's place."""
         return {
-            "extractor": "detection_slots",
+            "extractor": "object_slots",
             **self._yolo.identity(),
             **self._slots.identity(),
             "confidence": self._yolo.detector.confidence,
@@ -86,19 +121,30 @@ class RegionFeatures:
     Cells count by the share of them that lies in the box, so small boxes move smoothly. Slots as in ``DetectionSlots``.
     """
 
-    def __init__(self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int = 1, stream: str = "regions") -> None:
+    def __init__(
+        self, yolo: Yolo, classes: Sequence[str] | Mapping[str, str], slots: int = 1, stream: str = "region_features",
+        size: tuple[int, int] | None = None, tracking: Tracking | None = None,
+    ) -> None:
         self.stream = stream
+        self.size = size
         self._yolo = yolo
-        self._slots = _Slots(yolo, classes, slots)
+        self._slots = _Slots(yolo, classes, slots, tracking)
         self.tokens = self._slots.rows
         self.channels = sum(yolo.widths) + len(BOX_CHANNELS) + 1
         self.last: YoloView | None = None
 
+    @property
+    def detector(self) -> Detector:
+        """The network's; its confidence may be changed."""
+        return self._yolo.detector
+
     def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
-        """As in ``FeatureExtractor``. Raises ``ExtractorError`` for an image of another type."""
+        """As in ``FeatureExtractor``. Raises ``ExtractorError`` for an image of another type or size."""
+        check_rgb(image)
+        check_proportions(image, self.size)
         self.last = view = self._yolo.look(image)
         values = np.zeros((self.tokens, self.channels), dtype=np.float32)
-        for row, detection in self._slots.assign(view):
+        for row, detection in self._slots.assign(view, stamp):
             inside = [box_mean(level, view.boxes[detection], view.frame) for level in view.maps]
             values[row] = [*np.concatenate(inside), *box_values(view, detection), 1.0]
         return Features(stamp, self.stream, values)
@@ -127,18 +173,18 @@ class NeckTokens:
         size: tuple[int, int],
         grid: tuple[int, int] = (5, 5),
         levels: Sequence[int] = (0, 1, 2),
-        stream: str = "neck",
+        stream: str = "yolo_tokens",
     ) -> None:
         self.stream = stream
         self.size = size
         self._yolo = yolo
         if not levels or not set(levels) <= set(range(len(yolo.widths))) or len(set(levels)) != len(levels):
             raise ExtractorError(f"neck levels are {list(levels)}, expected some of {list(range(len(yolo.widths)))}, each once.")
-        self._levels = tuple(levels)
+        self.levels = tuple(levels)
         self._width = max(yolo.widths[level] for level in levels)
         self.grid = grid
-        self.tokens = len(self._levels) * grid[0] * grid[1]
-        self.channels = self._width + len(self._levels) + 1
+        self.tokens = len(self.levels) * grid[0] * grid[1]
+        self.channels = self._width + len(self.levels) + 1
         view = yolo.look(np.zeros((*size, 3), np.uint8))
         least = min(min(view.maps[level].shape[1:]) for level in levels)
         if min(grid) < 1 or max(grid) > least:
@@ -146,16 +192,17 @@ class NeckTokens:
         self.covered = view.frame
         self.last: YoloView | None = None
 
+    @property
+    def detector(self) -> Detector:
+        """The network's; its confidence may be changed."""
+        return self._yolo.detector
+
     def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
         """As in ``FeatureExtractor``. Raises ``ExtractorError`` for an image of another type or size."""
-        if image.shape[:2] != self.size:
-            raise ExtractorError(
-                f"image has {image.shape[1]} by {image.shape[0]} pixels, expected {self.size[1]} by {self.size[0]}, which this "
-                "extractor was made for. Correct the camera's size in the robot file."
-            )
+        check_rgb(image, self.size)
         self.last = view = self._yolo.look(image)
-        values = np.zeros((len(self._levels), self.grid[0] * self.grid[1], self.channels), dtype=np.float32)
-        for k, level in enumerate(self._levels):
+        values = np.zeros((len(self.levels), self.grid[0] * self.grid[1], self.channels), dtype=np.float32)
+        for k, level in enumerate(self.levels):
             cells = torch.nn.functional.adaptive_avg_pool2d(view.maps[level], self.grid).flatten(1)
             values[k, :, : len(cells)] = cells.T.numpy()
             values[k, :, self._width + k] = 1.0
@@ -166,9 +213,9 @@ class NeckTokens:
     def identity(self) -> dict[str, Any]:
         """The network's, and how its maps were cut."""
         return {
-            "extractor": "neck_tokens",
+            "extractor": "yolo_tokens",
             **self._yolo.identity(),
-            "levels": list(self._levels),
+            "levels": list(self.levels),
             "grid": list(self.grid),
             "camera_size": list(self.size),
             "mask_channel": self.channels - 1,

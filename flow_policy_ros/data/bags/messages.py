@@ -22,6 +22,7 @@ TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ARRAY = "std_msgs/msg/Float64MultiArray"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+STRING = "std_msgs/msg/String"
 STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 SECOND_NS = 1_000_000_000
@@ -88,6 +89,11 @@ def compressed_image(stamp: int, frame: str, data: NDArray[np.uint8], form: str 
     """A JPEG, or another picture of the format ``form``, (N,) as it is."""
     kind = standard_types().types[COMPRESSED_IMAGE]
     return _serialise(kind(header=_header(stamp, frame), format=form, data=data))
+
+
+def text(words: str) -> bytes:
+    """A ``String``."""
+    return _serialise(standard_types().types[STRING](data=words))
 
 
 def status(name: str, level: int, message: str, values: Mapping[str, object]) -> Any:

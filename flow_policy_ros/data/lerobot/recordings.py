@@ -12,7 +12,7 @@ from flow_policy_ros.data.lerobot.frames import JOINT_STATE
 from flow_policy_ros.data.lerobot.layout import ACTION, AGE, STATE
 from flow_policy_ros.data.lerobot.read import Dataset, EpisodeEntry, open_dataset
 from flow_policy_ros.data.lerobot.sources import columns
-from flow_policy_ros.data.recording import Recording, Stream
+from flow_policy_ros.data.recording import Instruction, Recording, Stream
 from flow_policy_ros.runtime.joint_naming import JointNaming
 from flow_policy_ros.runtime.robot import Robot
 
@@ -51,6 +51,7 @@ def _recording(
         streams={name: Stream(*column.arrays()) for name, column in streams.items()},
         robot=robot, task=entry.notes.task, success=entry.notes.success,
         source=f"{dataset.root} episode {entry.number}", tick_ns=int(stamps[1] - stamps[0]) if regular else 0,
+        instructions=(Instruction(int(received[0]), entry.notes.task),) if entry.notes.task else (),
     )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """A recording through the very objects that run on the robot, with a clock made of the instants of receipt.
 
-The order within a tick is ``evaluation.closed_loop``'s: joint states, images → features, policy, chunk, command; what the command
-stage sent and plans is known to the policy from the next tick on. Open loop: the recorded robot does not obey. Nothing here reads a
-clock except to time the stages for the record, and nothing is kept that grows with the recording. What a replay amounts to is the
-sinks' affair (``metrics``, ``traces``, ``worst``, ``replay_bag``).
+The order within a tick is ``evaluation.closed_loop``'s: instructions, joint states, images → features, policy, chunk, command;
+what the command stage sent and plans is known to the policy from the next tick on. Open loop: the recorded robot does not obey.
+Nothing here reads a clock except to time the stages for the record, and nothing is kept that grows with the recording. What a
+replay amounts to is the sinks' affair (``metrics``, ``traces``, ``worst``, ``replay_bag``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from flow_policy_ros.data.bag_events import BadEvent, BagEvent, ImageEvent
-from flow_policy_ros.evaluation.closed_loop import Stack
+from flow_policy_ros.data.bag_events import BadEvent, BagEvent, ImageEvent, InstructionEvent
+from flow_policy_ros.evaluation.closed_loop import InstructedPerception, Stack
 from flow_policy_ros.evaluation.replay.presample import Presampled
 from flow_policy_ros.evaluation.replay.records import ReplayChunk, ReplayFeatures, ReplayMeta, ReplaySink, ReplayTick
 from flow_policy_ros.evaluation.replay.ticks import TickInputs, ticks
@@ -106,7 +106,7 @@ class _Run:
         self.ticks = 0
         self._policy, self._command = stack.policy, stack.command
         self._delays, self._seed = stack.delays, stack.latency_seed
-        self._sinks, self._camera = tuple(sinks), camera
+        self._sinks, self._camera, self._perception = tuple(sinks), camera, stack.perception
         self._period = meta.period_ns
         self._ahead, self._batch = ahead, 1 if ahead is None else ahead.size
         self._waiting: list[Observed] = []
@@ -159,6 +159,8 @@ class _Run:
         """Show the policy what arrived, and ask it what to sample. Reads nothing of what is commanded."""
         policy, now = self._policy, inputs.now
         result = Observed(inputs)
+        for said in inputs.instructions:
+            self._tell(said, now, result)
         for event in inputs.joint_states:
             try:
                 policy.on_joint_state(event.state, now)
@@ -181,6 +183,14 @@ class _Run:
                 result.ready = now + self._delays.delay("inference", product.observation.stamp, self._seed)
                 policy.occupy(result.ready)
         return result
+
+    def _tell(self, said: InstructionEvent, now: int, result: Observed) -> None:
+        try:
+            self._policy.instruct(said.text, now)
+            if isinstance(self._perception, InstructedPerception) and self._perception.speaks:
+                self._perception.instruct(said.text)
+        except ValueError as error:
+            result.bad.append(BadEvent(said.received, "instruction", str(error)))
 
     def _show(self, seen: ReplayFeatures, result: Observed) -> None:
         try:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol, runtime_checkable
 
 from flow_policy_ros.data.bag_events import BadEvent, ImageEvent
 from flow_policy_ros.evaluation.closed_loop import Perception
 from flow_policy_ros.evaluation.replay.records import ReplayFeatures
 from flow_policy_ros.runtime.latency import Delays
-from flow_policy_ros.vision.decode import ImageError, decode
-from flow_policy_ros.vision.detector import Detections, Detector, DetectorError
-
-
-@runtime_checkable
-class Detecting(Protocol):
-    """An extractor whose newest detections can be shown (``vision.features.DetectionFeatures``)."""
-
-    detector: Detector
-    last: Detections | None
+from flow_policy_ros.vision.decode import ImageError
+from flow_policy_ros.vision.detector import DetectorError
+from flow_policy_ros.vision.extractors import inner, picture
+from flow_policy_ros.vision.geometry import DepthError
+from flow_policy_ros.vision.overlay import Detecting
+from flow_policy_ros.vision.pretrained import ExtractorError
 
 
 def perceive(perception: Perception, event: ImageEvent, now: int, delays: Delays, seed: int) -> ReplayFeatures | BadEvent:
@@ -28,14 +23,15 @@ def perceive(perception: Perception, event: ImageEvent, now: int, delays: Delays
     """
     start = time.perf_counter()
     try:
-        image = decode(event.image)
+        image = picture(event.image)
         features = perception.extract(image, event.stamp)
-    except (ImageError, DetectorError) as error:
+    except (ImageError, DetectorError, ExtractorError, DepthError) as error:
         return BadEvent(event.received, f"camera '{event.camera}'", str(error))
     duration_ms = (time.perf_counter() - start) * 1e3
     boxes, labels = None, ()
-    if isinstance(perception, Detecting) and perception.last is not None:
-        found, classes = perception.last, perception.detector.classes
+    whole = inner(perception)
+    if isinstance(whole, Detecting) and whole.last is not None:
+        found, classes = whole.last, whole.detector.classes
         boxes, labels = found.boxes, tuple(classes[c] for c in found.classes.tolist())
     ready = now + delays.delay("perception", event.stamp, seed)
     lost = delays.dropped("perception", event.stamp, seed)

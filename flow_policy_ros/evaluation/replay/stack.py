@@ -20,7 +20,7 @@ from flow_policy_ros.evaluation.closed_loop import Stack
 from flow_policy_ros.evaluation.replay.presample import BatchPolicy, Presampled, require_batches
 from flow_policy_ros.evaluation.setup import DETECTIONS, PRIVILEGED, Parts, load_parts
 from flow_policy_ros.policy.deployed import empty_observation
-from flow_policy_ros.runtime.contract import ContractError
+from flow_policy_ros.runtime.contract import SAID, ContractError
 from flow_policy_ros.runtime.inject import NO_INJECTION, Injection
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.robot import Robot, load_robot
@@ -93,7 +93,7 @@ def load_replay(selection: ReplaySelection) -> ReplayParts:
     robot = load_robot(selection.robot)
     chosen = {**robot.parameters, **selection.settings, **AS_OPERATED, "policy.checkpoint": str(selection.checkpoint)}
     parts = load_parts(robot, chosen, selection.detector)
-    if DETECTIONS in parts.streams and parts.detector is None:
+    if DETECTIONS in parts.seen and parts.detector is None:
         shipped = _shipped_detector(robot)
         parts = parts if shipped is None else parts.with_detector(shipped, chosen)
     if selection.batch > 1:
@@ -111,14 +111,22 @@ def sources_of(bag: Bag, loaded: ReplayParts) -> Sources:
     parts, robot = loaded.parts, loaded.robot
     there = BagEvents(bag, robot, features=parts.streams)
     camera, features, problems = "", [], []
+    said = parts.policy.contract.of_kind(*SAID)
+    if said and there.instruction is None and not parts.policy_parameters.instruction:
+        raise ReplayError(
+            f"checkpoint {parts.policy_parameters.checkpoint} does as an instruction says, and the recording {bag.path} has no "
+            "topic 'instruction'. Say what the robot was to do with --set policy.instruction='...'."
+        )
     for stream in parts.streams:
+        if stream in {told.name for told in said}:
+            continue  # the policy's own process makes it
         looked_at = robot.cameras[0].name if robot.cameras else ""  # the perception node's
-        if stream == DETECTIONS and parts.perception is not None and looked_at in there.cameras:
+        if stream == parts.perceived and parts.perception is not None and looked_at in there.cameras:
             camera = looked_at
         elif stream in there.streams:
             features.append(stream)
-            if stream == DETECTIONS:
-                problems.append(f"features/{stream} are the recorded ones: nothing tells which detector made them.")
+            if stream in parts.seen:
+                problems.append(f"features/{stream} are the recorded ones: nothing tells which extractor made them.")
         else:
             raise ReplayError(
                 f"checkpoint {parts.policy_parameters.checkpoint} observes the stream '{stream}', {_origin(stream, loaded)}; and "
@@ -148,10 +156,12 @@ def _origin(stream: str, loaded: ReplayParts) -> str:
     """What would have made ``stream``, and why it is not there."""
     if stream == PRIVILEGED:
         return "the simulator's object state, which no sensor gives"
-    if stream != DETECTIONS:
+    if stream not in loaded.parts.seen:
         return "which nothing here computes"
     if loaded.parts.perception is None:
         return "but no detector was given"
+    if stream != loaded.parts.perceived:
+        return f"besides '{loaded.parts.perceived}', and one extractor alone looks at the images"
     robot = loaded.robot
     if not robot.cameras:
         return f"but robot file {robot.path} has no camera"
@@ -159,9 +169,9 @@ def _origin(stream: str, loaded: ReplayParts) -> str:
 
 
 def _remedy(stream: str, loaded: ReplayParts) -> str:
-    if stream == DETECTIONS and loaded.parts.perception is None:
+    if stream in loaded.parts.seen and loaded.parts.perception is None:
         return "Add --detector."
-    if stream == DETECTIONS:
+    if stream == loaded.parts.perceived:
         return f"Name the recording's camera topic in robot file {loaded.robot.path}, or use a checkpoint without a camera."
     return "Use a checkpoint that observes joint positions or a camera, or a recording with these features."
 

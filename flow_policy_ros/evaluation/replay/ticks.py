@@ -15,6 +15,7 @@ from flow_policy_ros.data.bag_events import (
     CommandEvent,
     FeaturesEvent,
     ImageEvent,
+    InstructionEvent,
     JointStateEvent,
 )
 
@@ -36,6 +37,7 @@ class TickInputs:
     features: list[FeaturesEvent] = field(default_factory=list)
     recorded: list[CommandEvent] = field(default_factory=list)
     bad: list[BadEvent] = field(default_factory=list)
+    instructions: list[InstructionEvent] = field(default_factory=list)
 
     def add(self, event: BagEvent) -> None:
         """One event, in the order of receipt."""
@@ -47,6 +49,8 @@ class TickInputs:
             self.features.append(event)
         elif isinstance(event, CommandEvent):
             self.recorded.append(event)
+        elif isinstance(event, InstructionEvent):
+            self.instructions.append(event)
         else:
             self.bad.append(event)
 

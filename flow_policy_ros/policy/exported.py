@@ -1,0 +1,112 @@
+"""Exported graphs in the place of a network: the same ``condition`` and ``velocity``, by ONNX Runtime or OpenVINO.
+
+What the graphs are and how they are made is ``graphs``'. Nothing here differentiates: exact real-time chunking needs the network
+itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
+from flow_policy_ros.models.network import VelocityNetwork
+from flow_policy_ros.policy.graphs import CONDITION, FOLDER, OBSERVATION, VELOCITY, ExportError, Manifest
+
+Array = NDArray[Any]
+
+
+class Runner(Protocol):
+    """One graph: arrays by name in, arrays in the graph's order out. ``inputs``: the names that it reads."""
+
+    inputs: tuple[str, ...]
+
+    def run(self, values: dict[str, Array]) -> list[Array]: ...
+
+
+class OnnxRuntime:
+    """``Runner`` by ONNX Runtime: TensorRT or CUDA where its build offers them, else the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        wanted = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+        there = onnxruntime.get_available_providers()
+        self._session = onnxruntime.InferenceSession(path, options, providers=[name for name in wanted if name in there])
+        self.inputs = tuple(part.name for part in self._session.get_inputs())
+
+    def run(self, values: dict[str, Array]) -> list[Array]:
+        """See ``Runner``."""
+        return list(self._session.run(None, {name: values[name] for name in self.inputs}))
+
+
+class OpenVino:
+    """``Runner`` by OpenVINO on the CPU, in float32 whatever shorter format the processor offers."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        self._request = compiled.create_infer_request()
+        self._outputs = compiled.outputs
+        self.inputs = tuple(part.get_any_name() for part in compiled.inputs)
+
+    def run(self, values: dict[str, Array]) -> list[Array]:
+        """See ``Runner``."""
+        found = self._request.infer({name: values[name] for name in self.inputs})
+        return [np.array(found[part]) for part in self._outputs]  # a copy: the request reuses its memory
+
+
+RUNNERS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
+BACKENDS = ("torch", *RUNNERS)
+
+
+class ExportedNetwork(VelocityNetwork):
+    """See the module. The cache is a dictionary of arrays by name per sample: the graphs take one sample at a time."""
+
+    differentiable = False
+    time_per_step = False
+
+    def __init__(self, shape: NetworkShape, condition: Runner, velocity: Runner) -> None:
+        super().__init__(shape)
+        self._first, self._then = condition, velocity
+
+    @staticmethod
+    def load(checkpoint: Path, shape: NetworkShape, backend: str, threads: int = 1) -> ExportedNetwork:
+        """The graphs of a checkpoint folder. Raises ``ExportError`` for an unknown backend, one that is not installed, and graphs
+        that are missing, damaged, or of other weights."""
+        if backend not in RUNNERS:
+            raise ExportError(f"backend is '{backend}', expected one of {', '.join(BACKENDS)}.")
+        Manifest.read(checkpoint)
+        runner = RUNNERS[backend]
+        try:
+            return ExportedNetwork(shape, *(runner(checkpoint / FOLDER / name, threads) for name in (CONDITION, VELOCITY)))
+        except ImportError as error:
+            raise ExportError(f"{error.name} is not installed; pip install -r requirements/export.txt.") from error
+        except (RuntimeError, OSError) as error:
+            raise ExportError(f"{backend} cannot read the graphs in {checkpoint / FOLDER}: {error}. Export them again.") from error
+
+    def _condition(self, observation: Conditioning) -> list[dict[str, Array]]:
+        given = {name: getattr(observation, name).numpy() for name in OBSERVATION}
+        caches = []
+        for k in range(len(observation)):
+            found = self._first.run({name: values[k : k + 1] for name, values in given.items()})
+            caches.append({f"cache_{number}": array for number, array in enumerate(found)})
+        return caches
+
+    def _velocity(self, x: torch.Tensor, t: torch.Tensor, cache: list[dict[str, Array]]) -> torch.Tensor:
+        if t.ndim == 2:
+            raise ExportError("a time per step is not in the exported graphs (committed prefixes, rtc_trained); use backend torch.")
+        if x.requires_grad:
+            raise ExportError("exported graphs have no gradient (rtc); use mode rtc_identity, or backend torch.")
+        given, times = x.numpy(), t.numpy()
+        rows = [self._then.run({"x": given[k : k + 1], "t": times[k : k + 1], **own})[0] for k, own in enumerate(cache)]
+        return torch.from_numpy(rows[0] if len(rows) == 1 else np.concatenate(rows))

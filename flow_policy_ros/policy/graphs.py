@@ -1,0 +1,166 @@
+"""A velocity network as two ONNX graphs of one sample: what is computed once per chunk, and one evaluation of the velocity.
+
+Any solver, any number of steps, guidance and committed prefixes then work on top as they do without. Running them is
+``exported``'s affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
+from flow_policy_ros.models.network import VelocityNetwork
+from flow_policy_ros.models.registry import VLM_NETWORKS
+from flow_policy_ros.policy.checkpoint import WEIGHTS, CheckpointError, file_sha256, load_checkpoint, write_text
+
+FOLDER, MANIFEST = "graphs", "graphs.json"
+CONDITION, VELOCITY = "condition.onnx", "velocity.onnx"
+OBSERVATION = ("state", "tokens", "token_mask", "embodiment")
+"""Inputs of the first graph, as far as the network reads them."""
+
+
+class ExportError(ValueError):
+    """A network that cannot be exported, or graphs that cannot be used; one paragraph with the remedy."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``graphs.json`` holds: which weights the graphs were made of, and the hash of each graph."""
+
+    weights_sha256: str
+    files: dict[str, str]
+
+    @staticmethod
+    def read(checkpoint: Path) -> Manifest:
+        """Of a checkpoint folder, checked against its weights and the files. Raises ``ExportError``."""
+        folder, remedy = checkpoint / FOLDER, f"make them with: flow_policy export {checkpoint}"
+        try:
+            content = json.loads((folder / MANIFEST).read_text())
+            files = {name: str(content["files"][name]) for name in (CONDITION, VELOCITY)}
+            manifest = Manifest(str(content["weights_sha256"]), files)
+        except FileNotFoundError:
+            raise ExportError(f"checkpoint {checkpoint} has no exported graphs ({FOLDER}/{MANIFEST}); {remedy}.") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ExportError(f"{folder / MANIFEST} cannot be used ({error!r}); {remedy}.") from error
+        if manifest.weights_sha256 != file_sha256(checkpoint / WEIGHTS):
+            raise ExportError(f"the graphs in {folder} were made of other weights than {checkpoint / WEIGHTS}; {remedy}.")
+        for name, sha256 in manifest.files.items():
+            if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+                raise ExportError(f"{folder / name} is missing or not the file that was exported; {remedy}.")
+        return manifest
+
+
+def write_graphs(checkpoint: Path) -> Manifest:
+    """Write the graphs of a checkpoint folder into its sub-folder. Raises ``CheckpointError`` and ``ExportError``."""
+    try:
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise ExportError(f"{error.name} is not installed; pip install -r requirements/export.txt.") from error
+    if not (checkpoint / WEIGHTS).is_file():
+        raise CheckpointError(f"{checkpoint} is no checkpoint: it has no {WEIGHTS}.")
+    model = load_checkpoint(checkpoint).model
+    network = model.network
+    if model.network_name in VLM_NETWORKS:
+        raise ExportError(f"{model.network_name} holds a vision-language model, which stays with torch: leave policy.backend.")
+    folder = checkpoint / FOLDER
+    folder.mkdir(exist_ok=True)
+    observation = example(network.shape)
+    with torch.no_grad():
+        cache = network.condition(observation)
+        tensors = tensors_of(cache)
+        x, t = torch.zeros(1, network.shape.horizon, network.shape.action), torch.zeros(1)
+        names = [f"cache_{k}" for k in range(len(tensors))]
+        given = tuple(getattr(observation, name) for name in OBSERVATION)
+        _export(_Condition(network), given, OBSERVATION, names, folder / CONDITION)
+        _export(_Velocity(network, cache), (x, t, *tensors), ("x", "t", *names), ["velocity"], folder / VELOCITY)
+    manifest = Manifest(file_sha256(checkpoint / WEIGHTS), {name: file_sha256(folder / name) for name in (CONDITION, VELOCITY)})
+    write_text(folder / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+    return manifest
+
+
+def example(shape: NetworkShape) -> Conditioning:
+    """An observation of zeros, all tokens real."""
+    return Conditioning.of(torch.zeros(1, shape.state), torch.zeros(1, shape.tokens, shape.channels))
+
+
+def tensors_of(cache: Any) -> list[torch.Tensor]:
+    """The tensors in a network's cache, in a fixed order. Raises ``ExportError`` for a cache of other things."""
+    if isinstance(cache, torch.Tensor):
+        return [cache]
+    if cache is None:
+        return []
+    return [tensor for part in _parts(cache) for tensor in tensors_of(part)]
+
+
+def with_tensors(cache: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """``cache`` with its tensors replaced, in the order of ``tensors_of``."""
+    if isinstance(cache, torch.Tensor):
+        return next(tensors)
+    if cache is None:
+        return None
+    parts = [with_tensors(part, tensors) for part in _parts(cache)]
+    kind: Any = type(cache)
+    return kind(*parts) if dataclasses.is_dataclass(cache) else kind(parts)
+
+
+def _parts(cache: Any) -> list[Any]:
+    if dataclasses.is_dataclass(cache) and not isinstance(cache, type):
+        return [getattr(cache, field.name) for field in dataclasses.fields(cache)]
+    if isinstance(cache, list) or type(cache) is tuple:
+        return list(cache)
+    raise ExportError(f"the network's cache holds a {type(cache).__name__}, expected tensors, tuples, lists and data classes.")
+
+
+class _Condition(nn.Module):
+    def __init__(self, network: VelocityNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, state: torch.Tensor, tokens: torch.Tensor, token_mask: torch.Tensor, embodiment: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        return tuple(tensors_of(self.network.condition(Conditioning(state, tokens, token_mask, embodiment))))
+
+
+class _Velocity(nn.Module):
+    def __init__(self, network: VelocityNetwork, cache: Any) -> None:
+        super().__init__()
+        self.network, self._cache = network, cache
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.network.velocity(x, t, with_tensors(self._cache, iter(tensors)))
+
+
+def _export(module: nn.Module, arguments: tuple[Any, ...], inputs: tuple[str, ...], outputs: list[str], path: Path) -> None:
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(), arguments, dynamo=True, input_names=list(inputs), output_names=outputs, verbose=False
+            )
+        assert program is not None
+        partial = path.with_name(path.name + ".partial")
+        program.save(partial, external_data=False)
+        partial.replace(path)
+    except Exception as error:  # the exporter raises whatever its stages raise
+        if isinstance(error, ExportError | OSError):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"the network cannot be exported to ONNX: {reason} Run it with --backend torch.") from error
+    finally:
+        quiet.setLevel(level)
