@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 SECOND_NS = 1_000_000_000
 _NONE = np.zeros(0)
+_DOUBLE = np.dtype("<f8")
+_STAMP = struct.Struct("<iI")
 _LITTLE_ENDIAN = b"\0\1\0\0"
 _NAMES_AT = 20
 """Where the joint names begin in a joint state whose ``frame_id`` is empty."""
@@ -35,14 +37,13 @@ def joint_state(
     stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray | None = None, effort: FloatArray | None = None
 ) -> bytes:
     """``position`` (J,), ``velocity`` and ``effort`` (J,) or None for an empty field."""
-    data = bytearray(_joint_names(names))
-    struct.pack_into("<iI", data, 4, stamp // SECOND_NS, stamp % SECOND_NS)
-    for row in (position, velocity, effort):
-        values = _NONE if row is None else row
-        data += struct.pack("<I", len(values))
-        if len(values):
-            data += bytes(-(len(data) - 4) % 8)  # doubles lie at multiples of their size behind the 4 bytes of the head
-            data += np.ascontiguousarray(values, dtype="<f8").tobytes()
+    rows = [_NONE if row is None else row for row in (position, velocity, effort)]
+    layout, places = _joint_state(names, tuple(map(len, rows)))
+    data = bytearray(layout)
+    _STAMP.pack_into(data, 4, stamp // SECOND_NS, stamp % SECOND_NS)
+    for place, row in zip(places, rows, strict=True):
+        values = np.asarray(row, dtype=_DOUBLE).tobytes()
+        data[place : place + len(values)] = values
     return bytes(data)
 
 
@@ -58,10 +59,10 @@ def plan(plan: Plan) -> bytes:
 
 
 def command(
-    stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray, interface: str, period_ns: int
+    stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray | None, interface: str, period_ns: int
 ) -> tuple[str, bytes]:
     """Type and message of one set-point (A,) in the form of ``Robot.command_interface``; where that is whole trajectories, one of
-    a single point, ``period_ns`` after the stamp."""
+    a single point, ``period_ns`` after the stamp. Only ``joint_state`` has a ``velocity``."""
     if interface == "float64_array":
         kinds = standard_types().types
         layout = kinds["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
@@ -124,6 +125,19 @@ def _shown(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+@lru_cache(maxsize=64)
+def _joint_state(names: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
+    """A joint state whose three fields have so many values, the stamp and the values left open; and where those begin."""
+    data, places = bytearray(_joint_names(names)), []
+    for size in sizes:
+        data += struct.pack("<I", size)
+        if size:
+            data += bytes(-(len(data) - 4) % 8)  # doubles lie at multiples of their size behind the 4 bytes of the head
+        places.append(len(data))
+        data += bytes(8 * size)
+    return bytes(data), tuple(places)
+
+
 @cache
 def _joint_names(names: tuple[str, ...]) -> bytes:
     """A joint state up to its names, the stamp left open."""
@@ -138,22 +152,23 @@ def _trajectory(stamp: int, frame: str, names: tuple[str, ...], positions: Float
     text = frame.encode() + b"\0"
     data = bytearray(_LITTLE_ENDIAN + struct.pack("<iII", stamp // SECOND_NS, stamp % SECOND_NS, len(text)) + text)
     data += bytes(-len(data) % 4) + _joint_names(names)[_NAMES_AT:] + struct.pack("<I", count)
-    rows = np.zeros(count, dtype=_point(width))
-    rows["count"] = width
+    rows = _points(width, tuple(times)).copy()
     rows["positions"] = positions
-    rows["sec"], rows["nanosec"] = np.divmod(np.asarray(times, dtype=np.int64), SECOND_NS)
     points = rows.tobytes()
     if count and width and (len(data) - 4) % 8 == 0:  # only before the first point: behind a point, the next one's doubles fit
         return bytes(data) + points[:4] + bytes(4) + points[4:]
     return bytes(data) + points
 
 
-@cache
-def _point(width: int) -> np.dtype[np.void]:
-    """A ``JointTrajectoryPoint`` as it lies in a message: three further fields are empty."""
-    return np.dtype([
+@lru_cache(maxsize=64)
+def _points(width: int, times: tuple[int, ...]) -> NDArray[np.void]:
+    """``JointTrajectoryPoint`` as they lie in a message, at ``times`` (ns), positions left open; three further fields are empty."""
+    rows = np.zeros(len(times), dtype=[
         ("count", "<u4"), ("positions", "<f8", (width,)), ("empty", "<u4", (3,)), ("sec", "<i4"), ("nanosec", "<u4"),
     ])  # fmt: skip
+    rows["count"] = width
+    rows["sec"], rows["nanosec"] = np.divmod(np.asarray(times, dtype=np.int64), SECOND_NS)
+    return rows
 
 
 def _header(stamp: int, frame: str = "") -> Any:

@@ -65,7 +65,7 @@ class LagFit:
             self._count = np.zeros(compared.predicted.shape[1])
         every = -(-len(compared.stamps) // POINTS)
         predicted, ahead = compared.predicted[::every], compared.stamps[::every] - chunk.stamp
-        if not np.array_equal(ahead, self._ahead):  # shifted points lie on points that are shifted otherwise: each is asked for once
+        if not np.array_equal(ahead, self._ahead):  # shifts lay points on points: each is asked for once
             self._ahead = ahead
             self._asked, self._which = np.unique(ahead[None] - self._shifts[:, None], return_inverse=True)
         asked = chunk.stamp + self._asked
