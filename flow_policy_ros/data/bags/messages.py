@@ -26,8 +26,6 @@ STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 SECOND_NS = 1_000_000_000
 _NONE = np.zeros(0)
-_DOUBLE = np.dtype("<f8")
-_STAMP = struct.Struct("<iI")
 _LITTLE_ENDIAN = b"\0\1\0\0"
 _NAMES_AT = 20
 """Where the joint names begin in a joint state whose ``frame_id`` is empty."""
@@ -37,13 +35,14 @@ def joint_state(
     stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray | None = None, effort: FloatArray | None = None
 ) -> bytes:
     """``position`` (J,), ``velocity`` and ``effort`` (J,) or None for an empty field."""
-    rows = [_NONE if row is None else row for row in (position, velocity, effort)]
-    layout, places = _joint_state(names, tuple(map(len, rows)))
-    data = bytearray(layout)
-    _STAMP.pack_into(data, 4, stamp // SECOND_NS, stamp % SECOND_NS)
-    for place, row in zip(places, rows, strict=True):
-        values = np.asarray(row, dtype=_DOUBLE).tobytes()
-        data[place : place + len(values)] = values
+    data = bytearray(_joint_names(names))
+    struct.pack_into("<iI", data, 4, stamp // SECOND_NS, stamp % SECOND_NS)
+    for row in (position, velocity, effort):
+        values = _NONE if row is None else row
+        data += struct.pack("<I", len(values))
+        if len(values):
+            data += bytes(-(len(data) - 4) % 8)  # doubles lie at multiples of their size behind the 4 bytes of the head
+            data += np.ascontiguousarray(values, dtype="<f8").tobytes()
     return bytes(data)
 
 
@@ -123,19 +122,6 @@ def _add_text(data: bytearray, text: str) -> None:
 
 def _shown(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-@lru_cache(maxsize=64)
-def _joint_state(names: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
-    """A joint state whose three fields have so many values, the stamp and the values left open; and where those begin."""
-    data, places = bytearray(_joint_names(names)), []
-    for size in sizes:
-        data += struct.pack("<I", size)
-        if size:
-            data += bytes(-(len(data) - 4) % 8)  # doubles lie at multiples of their size behind the 4 bytes of the head
-        places.append(len(data))
-        data += bytes(8 * size)
-    return bytes(data), tuple(places)
 
 
 @cache
