@@ -7,8 +7,10 @@ them whatever a plan says. Shaping decides how little of that is needed, and tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flow_policy_ros.runtime.robot import JointLimits
 from flow_policy_ros.runtime.types import FloatArray
@@ -54,27 +56,23 @@ class ChunkShaper:
 
         The first row is for the tick that the limiter makes next.
         """
-        limits, period = limiter.limits, limiter.period_s
+        limits, period, leads = limiter.limits, limiter.period_s, _leads(tuple(limiter.averaged_ticks.tolist()))
         clipped: BoolArray = np.any((points < limits.lower) | (points > limits.upper), axis=0)
-        path = fit(np.clip(points, limits.lower, limits.upper), dt, self.smoothing_s).clipped(limits.lower, limits.upper)
+        inside = np.minimum(np.maximum(points, limits.lower), limits.upper)
+        path = fit(inside, dt, self.smoothing_s).clipped(limits.lower, limits.upper)
         # Slowed or not, the path's own time goes on from ``since`` at each tick.
         speed, too_fast = _speed(path, since, limits) if self.slow_down else (None, {})
-        # An average of n lies (n - 1) / 2 ticks back, so that each joint is read as much ahead: by halves where an n is even.
-        parts = 2 if (limiter.lead % 1.0).any() else 1
-        ahead = np.round(limiter.lead * parts).astype(np.intp)
-        furthest = int(ahead.max())
         most = int(np.ceil(self.longest_s / period)) + 1
-        times = _times(path, speed, since, period, parts, furthest, most)
-        rows = _along(path, times, moving=since > 0.0)
-        count = (len(rows) - furthest - 1) // parts
-        # Row 0 of ``rows`` lies one tick back, where the limiter is now.
-        which = np.arange(count + 1)[:, None] * parts + ahead
-        targets = rows[which, np.arange(rows.shape[1])] if furthest else rows[: count + 1]
-        before, targets = targets[0], targets[1:].copy()
-        self._splice(targets, before, path, times[ahead], speed, since > 0.0, limiter)
-        np.clip(targets, limits.lower, limits.upper, out=targets)
+        times = _times(path, speed, since, period, leads.parts, leads.furthest, most)
+        # Row 0 lies one tick back, where the limiter is now.
+        rows = leads.read(path, times, moving=since > 0.0)
+        before, targets = rows[0], rows[1:]
+        self._splice(targets, before, path, times[leads.distinct], leads.which, speed, since > 0.0, limiter)
+        np.maximum(targets, limits.lower, out=targets)
+        np.minimum(targets, limits.upper, out=targets)
         meant = max(path.duration - since, period)
-        return ShapedPlan(targets, _averaged(targets, limiter), clipped, too_fast, max(1.0, count * period / meant))
+        stretch = max(1.0, len(targets) * period / meant)
+        return ShapedPlan(targets, _averaged(targets, limiter), clipped, too_fast, stretch)
 
     def _splice(
         self,
@@ -82,36 +80,65 @@ class ChunkShaper:
         before: FloatArray,
         path: Path,
         times: FloatArray,
+        which: NDArray[np.intp],
         speed: _Speed | None,
         entered: bool,
         limiter: SetpointLimiter,
     ) -> None:
         """Let the difference between the present motion and the path's fade, with its first two derivatives.
 
-        The path is at ``before`` (J,) now, at its own ``times`` (J,); ``entered`` after its beginning, or at rest there.
+        The path is at ``before`` (J,) now, at its own ``times`` (K,), of which each joint reads that of ``which`` (J,); ``entered``
+        after its beginning, or at rest there.
         """
         most = min(round(self.splice_s / limiter.period_s), len(targets))
         if most < 1:
             return
         joints = np.arange(targets.shape[1])
-        # Whole rows for all joints, of which each reads its own time: leads differ, if at all, by few ticks.
-        distinct, which = np.unique(times, return_inverse=True)
-        rate = np.ones(len(distinct)) if speed is None else speed.at(distinct)
-        moving = ((distinct > 0.0) | entered) & (distinct < path.duration)
-        velocity = (path.evaluate(distinct, 1) * (rate * moving)[:, None])[which, joints]
-        curved = moving & (distinct >= 0.0)
-        acceleration = (path.evaluate(distinct, 2) * (rate**2 * curved)[:, None])[which, joints]
+        rate = np.ones(len(times)) if speed is None else speed.at(times)
+        moving = ((times > 0.0) | entered) & (times < path.duration)
+        velocity = (path.evaluate(times, 1) * (rate * moving)[:, None])[which, joints]
+        curved = moving & (times >= 0.0)
+        acceleration = (path.evaluate(times, 2) * (rate**2 * curved)[:, None])[which, joints]
         position_now, velocity_now, acceleration_now = limiter.averaged[-1]
         offset, drift = position_now - before, velocity_now - velocity
         # A quintic that fades from e within t accelerates by up to 5.8 e / t^2; one that fades from a velocity by 4 v / t.
         allowed = JOIN_SHARE * limiter.limits.acceleration
         needed = np.maximum(np.sqrt(5.8 * np.abs(offset) / allowed), 4.0 * np.abs(drift) / allowed)
-        ticks = np.clip(np.ceil(needed / limiter.period_s), 1, most)
+        ticks = np.minimum(np.maximum(np.ceil(needed / limiter.period_s), 1), most)
         duration = ticks * limiter.period_s
         longest = int(ticks.max())
         x = np.minimum(np.arange(1, longest + 1)[:, None] / ticks, 1.0)
         difference = acceleration_now - acceleration
         targets[:longest] += _fading(x, offset, drift * duration, difference * duration**2)
+
+
+@dataclass(frozen=True)
+class _Leads:
+    """How far ahead each joint is read, since its average comes late: ``which`` (J,) of the ``distinct`` (K,) leads, in ``parts``
+    of a tick; ``furthest`` is the greatest."""
+
+    parts: int
+    distinct: NDArray[np.intp]
+    which: NDArray[np.intp]
+    furthest: int
+
+    def read(self, path: Path, times: FloatArray, moving: bool) -> FloatArray:
+        """Positions (N, J) along ``path``, one row per tick, of ``times`` ((N - 1) parts + furthest + 1,); see ``_along``."""
+        if len(self.distinct) == 1:  # nearly always: what lies between is read by no joint
+            return _along(path, times[self.furthest :: self.parts], moving)
+        every = _along(path, times, moving)
+        ticks = np.arange(0, len(times) - self.furthest, self.parts)
+        rows: FloatArray = every[ticks[:, None] + self.distinct[self.which], np.arange(every.shape[1])]
+        return rows
+
+
+@lru_cache(maxsize=8)
+def _leads(averaged: tuple[int, ...]) -> _Leads:
+    """Of joints whose set-points are averages of so many: an average of n lies (n - 1) / 2 ticks back, so that each joint is read
+    as much ahead, by halves where an n is even."""
+    parts = 2 if any(n % 2 == 0 for n in averaged) else 1
+    distinct, which = np.unique([(n - 1) * parts // 2 for n in averaged], return_inverse=True)
+    return _Leads(parts, distinct.astype(np.intp), which.astype(np.intp), int(distinct[-1]))
 
 
 @dataclass(frozen=True)
@@ -130,21 +157,29 @@ def _speed(path: Path, since: float, limits: JointLimits) -> tuple[_Speed | None
     """How fast each place of the path may be passed, None when nowhere slower than meant; and the joints to blame."""
     velocity = np.abs(path.at_points(1)) / (SHARE * limits.velocity)
     acceleration = np.abs(path.at_points(2)) / (SHARE * limits.acceleration)
-    ahead = np.arange(len(velocity)) * path.dt >= since - path.dt
-    demands = {"velocity": velocity[ahead], "acceleration": acceleration[ahead]}
+    places: FloatArray = np.arange(len(velocity), dtype=np.float64) * path.dt
+    past = int(np.searchsorted(places, since - path.dt))  # points that lie behind
+    demands = {"velocity": velocity[past:], "acceleration": acceleration[past:]}
     too_fast: dict[str, BoolArray] = {kind: np.any(demand > 1.0, axis=0) for kind, demand in demands.items()}
     if not (too_fast["velocity"].any() or too_fast["acceleration"].any()):
         return None, {}
     # Along the path velocity goes with the speed, acceleration with its square (the speed's own change apart).
     demand = np.maximum(np.maximum(velocity, np.sqrt(acceleration)).max(axis=1), 1.0)
-    demand[~ahead] = 1.0
+    demand[:past] = 1.0
     values = np.maximum(1.0 / demand, SLOWEST)
     reach = min(int(np.ceil(EASE_S / path.dt)), len(values))
-    lowest: FloatArray = np.lib.stride_tricks.sliding_window_view(np.pad(values, 2 * reach, mode="edge"), 2 * reach + 1).min(axis=1)
+    lowest = values[_neighbours(len(values), reach)].min(axis=1)
     # The mean of a neighbourhood's lowest speeds is nowhere above the speed allowed, and changes evenly.
     eased: FloatArray = np.convolve(lowest, np.full(2 * reach + 1, 1.0 / (2 * reach + 1)), mode="valid")
-    places: FloatArray = np.arange(len(values), dtype=np.float64) * path.dt
     return _Speed(places, eased), too_fast
+
+
+@lru_cache(maxsize=32)
+def _neighbours(count: int, reach: int) -> NDArray[np.intp]:
+    """(count + 2 reach, 2 reach + 1): the points up to ``reach`` from each of ``count``, and of as many before and behind them
+    as the same distance; at the ends the last one is repeated."""
+    places = np.arange(-reach, count + reach)[:, None] + np.arange(-reach, reach + 1)
+    return np.minimum(np.maximum(places, 0), count - 1)
 
 
 def _times(path: Path, speed: _Speed | None, since: float, period: float, parts: int, beyond: int, most: int) -> FloatArray:
@@ -156,8 +191,8 @@ def _times(path: Path, speed: _Speed | None, since: float, period: float, parts:
     # Between the knots of its speed v = v0 + g (s - s0), so that s = s0 + v0 (exp(g t) - 1) / g.
     knots = np.concatenate([[since], speed.places[speed.places > since + 1e-12]])
     values = speed.at(knots)
-    ways = np.diff(knots)
-    slopes = np.diff(values) / np.where(ways > 0, ways, 1.0)
+    ways = knots[1:] - knots[:-1]
+    slopes = (values[1:] - values[:-1]) / ways
     small = np.abs(slopes) < 1e-9
     safe = np.where(small, 1.0, slopes)
     durations = np.where(small, ways / values[:-1], np.log(values[1:] / values[:-1]) / safe)
@@ -167,9 +202,10 @@ def _times(path: Path, speed: _Speed | None, since: float, period: float, parts:
     if len(ways) == 0:
         inner = np.full(len(ticks), since)
     else:
-        k = np.clip(np.searchsorted(clock, ticks, side="right") - 1, 0, len(ways) - 1)
+        k = np.minimum(np.searchsorted(clock, ticks, side="right") - 1, len(ways) - 1)
         local = np.minimum(ticks, clock[-1]) - clock[k]
-        way = np.where(small[k], values[k] * local, values[k] * np.expm1(safe[k] * local) / safe[k])
+        speeds, growth = values[k], safe[k]
+        way = np.where(small[k], speeds * local, speeds * np.expm1(growth * local) / growth)
         inner = np.where(ticks > clock[-1], path.duration, knots[k] + way)
     back = since + np.arange(-parts, 0) * (period / parts * float(values[0]))
     return np.minimum(np.concatenate([back, inner]), path.duration)
@@ -178,8 +214,8 @@ def _times(path: Path, speed: _Speed | None, since: float, period: float, parts:
 def _along(path: Path, times: FloatArray, moving: bool) -> FloatArray:
     """Positions (N, J) at ``times`` (N,): before its beginning the path goes straight, or rests there unless ``moving``."""
     rows = path.evaluate(times)
-    early = np.flatnonzero(times < 0.0)
-    if moving and len(early):
+    if moving and times[0] < 0.0:
+        early = np.flatnonzero(times < 0.0)
         rows[early] += times[early, None] * path.evaluate(np.zeros(1), 1)
     return rows
 
@@ -204,7 +240,6 @@ def _averaged(targets: FloatArray, limiter: SetpointLimiter) -> FloatArray:
         return targets
     history = np.concatenate([limiter.averaged[:, 0], targets])
     total = np.concatenate([np.zeros((1, targets.shape[1])), np.cumsum(history, axis=0)])
-    ends = np.arange(most + 1, most + 1 + len(targets))[:, None]
-    joints = np.arange(targets.shape[1])
-    averaged: FloatArray = (total[ends, joints] - total[ends - ticks, joints]) / ticks
+    ends = np.arange(most + 1, len(total))[:, None]
+    averaged: FloatArray = (total[most + 1 :] - total[ends - ticks, np.arange(targets.shape[1])]) / ticks
     return averaged

@@ -31,13 +31,13 @@ class Path:
 
     def evaluate(self, times: FloatArray, derivative: int = 0) -> FloatArray:
         """Positions (N, J) at ``times`` (N,) s, or their first or second derivative; outside the path, those at its ends."""
-        u = np.clip(times / self.dt, 0.0, len(self.control) - 3)
-        index = np.minimum(u.astype(np.intp), len(self.control) - 4)
-        powers = _powers(u - index, derivative) / self.dt**derivative
-        weights = powers @ BASIS.T
-        rows: FloatArray = weights[:, :1] * self.control[index]
+        last = len(self.control) - 4
+        u = np.minimum(np.maximum(times / self.dt, 0.0), last + 1)
+        index = np.minimum(u.astype(np.intp), last)
+        weights = (_powers(u - index, derivative) / self.dt**derivative) @ BASIS.T
+        rows: FloatArray = weights[:, :1] * self.control.take(index, axis=0)
         for k in range(1, 4):
-            rows += weights[:, k : k + 1] * self.control[index + k]
+            rows += weights[:, k : k + 1] * self.control.take(index + k, axis=0)
         return rows
 
     def at_points(self, derivative: int) -> FloatArray:
@@ -49,16 +49,19 @@ class Path:
 
     def clipped(self, lower: FloatArray, upper: FloatArray) -> Path:
         """The same with control points in range, and so the whole path."""
-        return Path(np.clip(self.control, lower, upper), self.dt)
+        return Path(np.minimum(np.maximum(self.control, lower), upper), self.dt)
 
 
 def _powers(x: FloatArray, derivative: int) -> FloatArray:
-    one, zero = np.ones_like(x), np.zeros_like(x)
+    """1, x, x², x³ (N, 4) at ``x`` (N,), or their first or second derivatives."""
+    powers = np.zeros((len(x), 4))
     if derivative == 0:
-        return np.stack([one, x, x * x, x * x * x], axis=1)
-    if derivative == 1:
-        return np.stack([zero, one, 2.0 * x, 3.0 * x * x], axis=1)
-    return np.stack([zero, zero, 2.0 * one, 6.0 * x], axis=1)
+        powers[:, 0], powers[:, 1], powers[:, 2], powers[:, 3] = 1.0, x, x * x, x * x * x
+    elif derivative == 1:
+        powers[:, 1], powers[:, 2], powers[:, 3] = 1.0, 2.0 * x, 3.0 * x * x
+    else:
+        powers[:, 2], powers[:, 3] = 2.0, 6.0 * x
+    return powers
 
 
 def fit(points: FloatArray, dt: float, smoothing_s: float) -> Path:

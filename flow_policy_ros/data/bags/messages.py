@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,10 @@ def plan(plan: Plan) -> bytes:
 
 
 def command(
-    stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray, interface: str, period_ns: int
+    stamp: int, names: tuple[str, ...], position: FloatArray, velocity: FloatArray | None, interface: str, period_ns: int
 ) -> tuple[str, bytes]:
     """Type and message of one set-point (A,) in the form of ``Robot.command_interface``; where that is whole trajectories, one of
-    a single point, ``period_ns`` after the stamp."""
+    a single point, ``period_ns`` after the stamp. Only ``joint_state`` has a ``velocity``."""
     if interface == "float64_array":
         kinds = standard_types().types
         layout = kinds["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
@@ -144,22 +144,23 @@ def _trajectory(stamp: int, frame: str, names: tuple[str, ...], positions: Float
     text = frame.encode() + b"\0"
     data = bytearray(_LITTLE_ENDIAN + struct.pack("<iII", stamp // SECOND_NS, stamp % SECOND_NS, len(text)) + text)
     data += bytes(-len(data) % 4) + _joint_names(names)[_NAMES_AT:] + struct.pack("<I", count)
-    rows = np.zeros(count, dtype=_point(width))
-    rows["count"] = width
+    rows = _points(width, tuple(times)).copy()
     rows["positions"] = positions
-    rows["sec"], rows["nanosec"] = np.divmod(np.asarray(times, dtype=np.int64), SECOND_NS)
     points = rows.tobytes()
     if count and width and (len(data) - 4) % 8 == 0:  # only before the first point: behind a point, the next one's doubles fit
         return bytes(data) + points[:4] + bytes(4) + points[4:]
     return bytes(data) + points
 
 
-@cache
-def _point(width: int) -> np.dtype[np.void]:
-    """A ``JointTrajectoryPoint`` as it lies in a message: three further fields are empty."""
-    return np.dtype([
+@lru_cache(maxsize=64)
+def _points(width: int, times: tuple[int, ...]) -> NDArray[np.void]:
+    """``JointTrajectoryPoint`` as they lie in a message, at ``times`` (ns), positions left open; three further fields are empty."""
+    rows = np.zeros(len(times), dtype=[
         ("count", "<u4"), ("positions", "<f8", (width,)), ("empty", "<u4", (3,)), ("sec", "<i4"), ("nanosec", "<u4"),
     ])  # fmt: skip
+    rows["count"] = width
+    rows["sec"], rows["nanosec"] = np.divmod(np.asarray(times, dtype=np.int64), SECOND_NS)
+    return rows
 
 
 def _header(stamp: int, frame: str = "") -> Any:

@@ -47,6 +47,7 @@ class LagFit:
 
     def __init__(self) -> None:
         self._shifts: NDArray[np.int64] | None = None
+        self._ahead = self._asked = self._which = np.zeros(0, dtype=np.int64)
         self._last: int | None = None
         self.chunks = 0
 
@@ -63,17 +64,21 @@ class LagFit:
             self._error = np.zeros((len(self._shifts), compared.predicted.shape[1]))
             self._count = np.zeros(compared.predicted.shape[1])
         every = -(-len(compared.stamps) // POINTS)
-        stamps, predicted = compared.stamps[::every], compared.predicted[::every]
-        asked = (stamps[None] - self._shifts[:, None]).reshape(-1)
+        predicted, ahead = compared.predicted[::every], compared.stamps[::every] - chunk.stamp
+        if not np.array_equal(ahead, self._ahead):  # shifts lay points on points: each is asked for once
+            self._ahead = ahead
+            self._asked, self._which = np.unique(ahead[None] - self._shifts[:, None], return_inverse=True)
+        asked = chunk.stamp + self._asked
         recorded = np.where(asked[:, None] < track.first_stamps, track.first_row, track.at(asked))
-        squared = (predicted[None] - recorded.reshape(len(self._shifts), len(stamps), -1)) ** 2
+        squared = predicted[None] - recorded.take(self._which.reshape(len(self._shifts), -1), axis=0)
+        squared *= squared
         known = np.isfinite(squared).all(axis=(0, 1))  # every shift is judged by the same points
         if not known.any():
             return
         self._last = chunk.stamp
         self.chunks += 1
-        self._error[:, known] += squared[:, :, known].sum(axis=1)
-        self._count += len(stamps) * known
+        self._error += np.where(known, squared.sum(axis=1), 0.0)
+        self._count += len(ahead) * known
 
     def result(self, motion: FloatArray, moving: NDArray[np.bool_]) -> Lag | None:
         """Over the ``moving`` joints, errors as shares of their ``motion`` (J,); None without any."""
@@ -104,11 +109,11 @@ class JointOrderFit:
         """Take a chunk."""
         has, knows = np.isfinite(compared.predicted), np.isfinite(compared.recorded)
         ours, theirs = np.where(has, compared.predicted, 0.0), np.where(knows, compared.recorded, 0.0)
-        has_f, knows_f = has.astype(np.float64), knows.astype(np.float64)
-        self._error += (ours**2).T @ knows_f - 2 * ours.T @ theirs + has_f.T @ theirs**2
+        has_f, knows_f, theirs_squared = has.astype(np.float64), knows.astype(np.float64), theirs * theirs
+        self._error += (ours * ours).T @ knows_f - 2 * ours.T @ theirs + has_f.T @ theirs_squared
         self._count += has_f.T @ knows_f
         self._sum += theirs.sum(axis=0)
-        self._squares += (theirs**2).sum(axis=0)
+        self._squares += theirs_squared.sum(axis=0)
         self._rows += knows_f.sum(axis=0)
 
     def result(self) -> dict[str, str]:

@@ -57,6 +57,7 @@ class RecordedTrack:
         self._count = 0
         self._last, self._lead = np.full(n, np.iinfo(np.int64).min), 0  # stamps; of the last command before its receipt
         self._head_stamps, self._head = np.full(n, np.iinfo(np.int64).min), np.full(n, np.nan)  # the last that was forgotten
+        self._whole = True  # whether every command so far named every joint
         self._columns: dict[tuple[str, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def row(self, command: CommandEvent) -> FloatArray:
@@ -76,7 +77,8 @@ class RecordedTrack:
         """Take a command; its row (``row``), or None when it is ``refused`` or ``foreign``."""
         row, stamp, lead = self.row(command), command.stamp, command.stamp - command.received
         named = np.isfinite(row)
-        if not named.any():
+        count = np.count_nonzero(named)
+        if not count:
             self.foreign += 1
             return None
         if abs(lead) > FAR_NS:
@@ -95,9 +97,15 @@ class RecordedTrack:
         self._stamps[self._count] = stamp
         self._rows[self._count] = row
         self._count += 1
+        self._lead = lead
+        if self._whole and self.newest is not None and count == len(row):  # nearly always: what is below for all joints alike
+            self._last.fill(stamp)
+            self.newest = stamp
+            return row
+        self._whole = self._whole and count == len(row)
         new = named & np.isnan(self.first_row)
         self.first_stamps[new], self.first_row[new] = stamp, row[new]
-        self._last[named], self._lead = stamp, lead
+        self._last[named] = stamp
         self.newest = int(self._last[self._last >= stamp - LINE_NS].min())
         return row
 
@@ -121,16 +129,19 @@ class RecordedTrack:
     def lines(self, stamps: NDArray[np.int64]) -> FloatArray:
         """As ``at``, but NaN too in the gaps over which a command is held: what comes after one is no motion."""
         found, held = self._look_up(stamps)
-        found[held] = np.nan
+        np.copyto(found, np.nan, where=held)
         return found
 
     def _look_up(self, stamps: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Commands (N, J), and whether they are held over a gap."""
+        """Commands (N, J), and whether they are held over a gap, (N, J) or (N, 1)."""
+        known, rows = self._stamps[: self._count], self._rows[: self._count]
+        if self._whole and self._count and known[0] <= stamps.min(initial=known[0]) and stamps.max(initial=known[0]) <= known[-1]:
+            found, over = _lines(known, rows, stamps)
+            return found, over[:, None]
         result = np.full((len(stamps), len(self._joints)), np.nan)
         held = np.zeros(result.shape, dtype=np.bool_)
         if not self._count:
             return result, held
-        known, rows = self._stamps[: self._count], self._rows[: self._count]
         named = np.isfinite(rows)
         if named.all():
             inside = (stamps >= known[0]) & (stamps <= known[-1])
@@ -200,8 +211,8 @@ class ChunkComparison:
         chunk = sampled.chunk
         stamps = chunk.stamp + chunk.dt_ns * np.arange(len(chunk.positions), dtype=np.int64)
         predicted = in_order(self._joints, chunk.names, chunk.positions)
-        recorded = self.track.at(np.concatenate([[chunk.stamp], stamps]))
-        return ComparedChunk(sampled, stamps, predicted, recorded[1:], recorded[0])
+        recorded = self.track.at(stamps)
+        return ComparedChunk(sampled, stamps, predicted, recorded, recorded[0])  # the first point lies at the chunk's own instant
 
 
 def _lines(
@@ -209,13 +220,15 @@ def _lines(
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """``rows`` (M, J) of the instants ``stamps`` (M,) at those ``asked`` (N,), none of which is outside; and whether they are held
     over a gap."""
-    low = np.clip(np.searchsorted(stamps, asked, side="right") - 1, 0, max(0, len(stamps) - 2))
+    low = np.minimum(np.searchsorted(stamps, asked, side="right") - 1, max(0, len(stamps) - 2))
     high = np.minimum(low + 1, len(stamps) - 1)
-    gap = stamps[high] - stamps[low]
-    share = np.where(gap > LINE_NS, 0.0, (asked - stamps[low]) / np.maximum(gap, 1))
-    last = asked >= stamps[high]  # where a joint has no step, as across a turn, the command itself is in force at its instant
-    values = np.where(last[:, None], rows[high], on_line(rows[low], rows[high], share))
-    return values, (gap > LINE_NS) & (asked > stamps[low]) & ~last
+    begin, end, after = stamps.take(low), stamps.take(high), rows.take(high, axis=0)
+    gap, past = end - begin, asked - begin
+    long = gap > LINE_NS
+    values = on_line(rows.take(low, axis=0), after, np.where(long, 0.0, past / np.maximum(gap, 1)))
+    last = asked >= end  # where a joint has no step, as across a turn, the command itself is in force at its instant
+    np.copyto(values, after, where=last[:, None])
+    return values, long & (past > 0) & ~last
 
 
 def in_order(joints: tuple[str, ...], names: tuple[str, ...], positions: FloatArray) -> FloatArray:

@@ -32,26 +32,31 @@ class Errors:
         """Take a chunk; points that have no recorded command do not count."""
         if self._ahead_s is None:
             self._ahead_s = (compared.stamps - compared.sampled.chunk.stamp) / 1e9
-            self._count, self._predicted, self._hold = (np.zeros(compared.predicted.shape) for _ in range(3))
-            joints = compared.predicted.shape[1]
+            points, joints = compared.predicted.shape
+            self._count, self._total = np.zeros((points, joints)), np.zeros((2, points, joints))
             self._open, self._points = np.zeros((2, joints)), np.zeros(joints)
             self._worst, self._away = np.zeros((2, joints)), np.zeros(joints)
-        predicted, hold = np.abs(compared.predicted - compared.recorded), np.abs(compared.hold - compared.recorded)
-        known = np.isfinite(predicted) & np.isfinite(hold)
-        if not known.any():
+        away = np.empty(self._total.shape)  # of what was predicted, and of holding
+        np.subtract(compared.predicted, compared.recorded, out=away[0])
+        np.subtract(compared.hold, compared.recorded, out=away[1])
+        np.abs(away, out=away)
+        known = np.isfinite(away[0]) & np.isfinite(away[1])
+        count = np.count_nonzero(known)
+        if not count:
             return
+        if count < known.size:
+            away = np.where(known, away, 0.0)
         self.chunks += 1
         self._count += known
-        self._predicted += np.where(known, predicted, 0.0)
-        self._hold += np.where(known, hold, 0.0)
-        stamp, points = compared.sampled.chunk.stamp, known.sum(axis=0)
+        self._total += away
+        stamp, points_known = compared.sampled.chunk.stamp, known.sum(axis=0)
         if self._begin is None or not 0 <= stamp - self._begin < WORST_NS:
             self._close()
             self._begin = stamp
-        sums = np.stack([np.where(known, rows, 0.0).sum(axis=0) for rows in (predicted, hold)])
+        sums = away.sum(axis=1)
         self._open += sums
-        self._points += points
-        self._away = np.maximum(self._away, sums[0] / np.maximum(points, 1))
+        self._points += points_known
+        np.maximum(self._away, sums[0] / np.maximum(points_known, 1), out=self._away)
 
     def result(self, joints: tuple[str, ...], motion: FloatArray, moving: NDArray[np.bool_]) -> dict[str, Any]:
         """``error`` and ``error_hold`` by joint (rad or m), ``error_by_step``, ``error_share`` and ``error_start`` (of
@@ -68,15 +73,15 @@ class Errors:
             return nothing
         points = self._count.sum(axis=0)
         known = points > 0
-        predicted, hold = (total.sum(axis=0) / np.maximum(points, 1) for total in (self._predicted, self._hold))
+        predicted, hold = self._total.sum(axis=1) / np.maximum(points, 1)
         judged = known & moving
         self._close()
         worst = self._worst[:, judged] / motion[judged]
         names = [joint for joint, of in zip(joints, judged, strict=True) if of]
         by_step: dict[str, list[float | None]] = {
             "ahead_s": [round(float(ahead), 6) for ahead in self._ahead_s],
-            "predicted": self._shares(self._predicted, judged, motion),
-            "hold": self._shares(self._hold, judged, motion),
+            "predicted": self._shares(self._total[0], judged, motion),
+            "hold": self._shares(self._total[1], judged, motion),
         }
         share = float(np.mean(predicted[judged] / motion[judged])) if judged.any() else None
         hold_share = float(np.mean(hold[judged] / motion[judged])) if judged.any() else None

@@ -105,8 +105,9 @@ class Inputs:
             outside = (used < expected.low) | (used > expected.high)
             seen.outside += int(np.count_nonzero(outside))
             seen.values += outside.size
-        nothing = (used == 0.0).all(axis=1).astype(np.float64)
-        seen.empty = nothing if seen.empty is None else seen.empty + nothing
+        if seen.empty is None:
+            seen.empty = np.zeros(len(used))
+        seen.empty += ~used.any(axis=1)
         seen.count += 1
 
     def on_chunk(self, now: int, chunk: Chunk) -> None:

@@ -83,7 +83,8 @@ class Metrics:
         row = self._comparison.on_recorded(command)
         if row is None:
             return
-        self._lowest, self._highest = np.fmin(self._lowest, row), np.fmax(self._highest, row)
+        np.fmin(self._lowest, row, out=self._lowest)
+        np.fmax(self._highest, row, out=self._highest)
         self._motion.on_recorded(command)
 
     def on_bad(self, event: BadEvent) -> None:
@@ -241,16 +242,15 @@ class Metrics:
         self._stages[name].add_one(duration_ms)
 
     def _add_interventions(self, interventions: Mapping[str, np.ndarray]) -> None:
-        touched = np.zeros(len(self._meta.joints), dtype=np.bool_)
+        acting = [changed for changed in interventions.values() if np.count_nonzero(changed)]
         for kind, changed in interventions.items():
             if kind not in self._interventions:
-                self._interventions[kind] = np.zeros(len(touched))
-            if changed.any():
+                self._interventions[kind] = np.zeros(len(self._meta.joints))
+            if acting:
                 self._interventions[kind] += changed
-                touched |= changed
-        count = int(np.count_nonzero(touched))
-        self._joint_limited += count
-        self._limited += count > 0
+        if acting:
+            self._joint_limited += int(np.count_nonzero(np.logical_or.reduce(acting)))
+            self._limited += 1
 
 
 def json_ready(value: Any) -> Any:

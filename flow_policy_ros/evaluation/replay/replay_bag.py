@@ -148,7 +148,9 @@ class ReplayBag:
         data = messages.joint_state(now, setpoint.names, setpoint.position, setpoint.velocity)
         self._put(now, "/command/executed", messages.JOINT_STATE, data)
         position = robot.command_positions(setpoint.position)
-        velocity = robot.command_positions(setpoint.velocity) - self._offset
+        velocity = None
+        if robot.command_interface == "joint_state":  # no other form has one
+            velocity = robot.command_positions(setpoint.velocity) - self._offset
         kind, data = messages.command(now, robot.command_joints, position, velocity, robot.command_interface, self._period_ns)
         self._put(now, self._commands, kind, data)
 
@@ -158,7 +160,7 @@ class ReplayBag:
         for kind in KINDS:
             acting = given.get(kind, self._nothing)
             pattern = acting.tobytes()
-            if any(pattern):
+            if np.count_nonzero(acting):
                 self._limited[kind] += acting
             if pattern != self._acting.get(kind):
                 self._acting[kind] = pattern

@@ -62,20 +62,25 @@ class Roughness:
 
     def add(self, compared: ComparedChunk) -> None:
         """Take the next chunk."""
-        predicted, recorded = compared.predicted, compared.recorded
-        known = np.isfinite(predicted) & np.isfinite(recorded)
-        if len(predicted) > 3 and known.any() and self._jitter.wanted():
-            own, motion = ((np.diff(rows, n=3, axis=0) ** 2).mean(axis=0) for rows in (predicted, recorded))
+        both = np.array([compared.predicted, compared.recorded])  # (2, H, J)
+        known = np.isfinite(both[0]) & np.isfinite(both[1])
+        if both.shape[1] > 3 and known.any() and self._jitter.wanted():
+            third = both
+            for _ in range(3):
+                third = third[:, 1:] - third[:, :-1]
+            own, motion = (third * third).mean(axis=1)
             self._jitter.add(np.sqrt(np.maximum(own - np.nan_to_num(motion), 0.0)) / WHITE)
         if self._before is not None:
             self._add_overlap(self._before, compared)
         self._before = compared
         if not self._chunks:
-            self._known, self._sums = np.zeros(predicted.shape), np.zeros((4, *predicted.shape))
+            self._known, self._sums = np.zeros(known.shape), np.zeros((2, *both.shape))
         self._chunks += 1
         self._known += known
-        ours, theirs = np.where(known, predicted, 0.0), np.where(known, recorded, 0.0)
-        self._sums += np.stack([ours, ours**2, theirs, theirs**2])
+        if np.count_nonzero(known) < known.size:
+            both = np.where(known, both, 0.0)
+        self._sums[0] += both
+        self._sums[1] += both * both
 
     def noise(
         self, joints: tuple[str, ...], motion: FloatArray, moving: NDArray[np.bool_], span: FloatArray
@@ -103,7 +108,7 @@ class Roughness:
         if self._chunks < LEAST_CHUNKS:
             return None
         count = np.maximum(self._known, 1)
-        mean, square, their_mean, their_square = self._sums / count
+        (mean, their_mean), (square, their_square) = self._sums / count
         judged = moving[None] & (self._known >= LEAST_CHUNKS)
         scale = np.where(moving, motion, 1.0)
         ours = ((np.maximum(square - mean**2, 0.0) / scale**2)[judged]).sum()
@@ -112,12 +117,15 @@ class Roughness:
 
     def _add_overlap(self, before: ComparedChunk, compared: ComparedChunk) -> None:
         """Mean difference (J,) at the instants of the new chunk's points that lie in the old one."""
-        place = (compared.stamps - before.stamps[0]) / before.sampled.chunk.dt_ns
-        inside = (place >= 0) & (place <= len(before.stamps) - 1)
-        if compared.stamps[0] <= before.stamps[0] or inside.sum() < 2 or not self._overlap.wanted():
+        if compared.stamps[0] <= before.stamps[0]:
             return
-        low = np.minimum(place[inside].astype(np.int64), max(0, len(before.stamps) - 2))
-        share = (place[inside] - low)[:, None]
-        high = np.minimum(low + 1, len(before.stamps) - 1)
-        said = (1 - share) * before.predicted[low] + share * before.predicted[high]
-        self._overlap.add(np.abs(compared.predicted[inside] - said).mean(axis=0))
+        last = len(before.stamps) - 1
+        place = (compared.stamps - before.stamps[0]) / before.sampled.chunk.dt_ns
+        place = place[place <= last]
+        if len(place) < 2 or not self._overlap.wanted():
+            return
+        low = np.minimum(place.astype(np.int64), max(0, last - 1))
+        share = (place - low)[:, None]
+        said = (1 - share) * before.predicted.take(low, axis=0)
+        said += share * before.predicted.take(np.minimum(low + 1, last), axis=0)
+        self._overlap.add(np.abs(compared.predicted[: len(place)] - said).mean(axis=0))
