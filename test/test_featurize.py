@@ -21,6 +21,7 @@ from flow_policy_ros.data.bags import messages
 from flow_policy_ros.data.bags.rosbag2_writer import Rosbag2Writer
 from flow_policy_ros.data.episodes import Episode
 from flow_policy_ros.data.recording import read_recordings
+from flow_policy_ros.runtime.types import Features
 from flow_policy_ros.vision.backbone import convert
 from flow_policy_ros.vision.mobile_networks import NETWORKS
 from flow_policy_ros.vision.vlm import load_vlm
@@ -41,9 +42,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def write_bag(path: Path, told: dict[int, str] | None = None) -> None:
-    """20 joint states and commands at 100 Hz; at every fifth a picture of either camera, ever brighter; instructions by tick."""
+def write_bag(path: Path, told: dict[int, str] | None = None, said: list[dict[str, object]] | None = None) -> None:
+    """20 joint states and commands at 100 Hz; at every fifth a picture of either camera, ever brighter; instructions by tick. With
+    ``said`` points, too, and what is said of them."""
+    path.parent.mkdir(exist_ok=True)
     bag = Rosbag2Writer(path)
+    for identity in said or []:
+        bag.put("/features/points/info", messages.STRING, START, messages.text(json.dumps(identity)))
     for k in range(20):
         stamp = START + 10 * k * MS
         if k in (told or {}):
@@ -51,6 +56,9 @@ def write_bag(path: Path, told: dict[int, str] | None = None) -> None:
         position = np.full(2, 0.01 * k)
         bag.put("/joint_states", messages.JOINT_STATE, stamp, messages.joint_state(stamp, JOINTS, position))
         bag.put("/command/executed", messages.JOINT_STATE, stamp, messages.joint_state(stamp, JOINTS, position, position))
+        if said is not None and k % 5 == 0:
+            points = Features(stamp, "points", np.full((4, 4), k, np.float32))
+            bag.put("/features/points", messages.IMAGE, stamp, messages.features(points))
         if k % 5 == 0:
             for name, camera in CAMERAS.items():
                 data = jpeg(np.full((camera["height"], camera["width"], 3), 60 + 5 * k, np.uint8), 95)
@@ -83,6 +91,19 @@ def test_frames_of_several_cameras(root: Path, tmp_path: Path) -> None:
         assert stream.values.mean(axis=(1, 2)) == pytest.approx([60, 85, 110, 135], abs=3)
     identities = json.loads((tmp_path / "extractor.json").read_text())
     assert identities["frames_wrist"] == {"extractor": "frames", "camera": "wrist", "size": [12, 16]}
+
+
+def test_recorded_points_are_kept_beside_with_what_made_them(root: Path, tmp_path: Path, capsys) -> None:
+    made = {"extractor": "points", "frame": "", "grid": [2, 2], "needs": "depth", "mask_channel": 3}
+    write_bag(tmp_path / "told" / "one", said=[{**made, "frame": "before"}, made])
+    write_bag(tmp_path / "silent" / "one", said=[])
+    more = ["--robot", str(root / "two_joints.yaml"), "--extractor", "frames", "--size", "12", "16", "--keep", "points"]
+    assert main(["featurize", "--episodes", str(tmp_path / "told"), "--out", str(tmp_path / "out"), *more]) == 0
+    streams = read_recordings(tmp_path / "out")[0].streams
+    assert set(streams) == {"frames", "points"} and streams["points"].values[:, 0, 0].tolist() == [0, 5, 10, 15]
+    assert json.loads((tmp_path / "out" / "extractor.json").read_text())["points"] == made
+    assert main(["featurize", "--episodes", str(tmp_path / "silent"), "--out", str(tmp_path / "none"), *more]) == 2
+    assert "does not say what made the stream 'points'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_vlm_reads_the_instruction_in_force(root: Path, tmp_path: Path) -> None:

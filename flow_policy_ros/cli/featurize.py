@@ -58,6 +58,8 @@ class Arguments:
     """Name of the first camera's stream, others' end with the camera's name; default: the extractor's own."""
     size: tuple[int, int] = (224, 224)
     """Height and width of frames in pixels."""
+    keep: tuple[str, ...] = ()
+    """Recorded feature streams of bags that are taken beside as they are, such as points; the bags say what made them."""
     instruction: str = ""
     """What a vlm reads beside the picture where a recording has no instruction of its own."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -93,6 +95,8 @@ def featurize(arguments: Arguments) -> int:
     bags = [] if paths else bags_in(arguments.episodes)
     if not paths and not bags:
         raise no_episodes(arguments.episodes)
+    if arguments.keep and not bags:
+        raise ValueError("--keep is for bags; episodes keep the streams that they have.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     todo = [path for path in paths or bags if not _product(path, arguments, 0 if bags else None).exists()]
     shares = [todo[i :: arguments.jobs * 8] for i in range(arguments.jobs * 8)]
@@ -131,6 +135,7 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, dict[st
         raise EpisodeError(f"{paths[0]} names no joints and cameras of a robot; give the robot file: --robot.")
     robot = load_robot(resources.robot_file(arguments.robot))
     extractors = make_extractors(arguments, robot, robot.name)
+    kept: dict[str, dict[str, Any]] = {}
     readers = [extractor for extractor in extractors.values() if isinstance(extractor, Instructed) and extractor.speaks]
 
     for path in paths:
@@ -145,7 +150,8 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, dict[st
                 extractor.instruct(heard[-1] if heard else arguments.instruction)
             return extractor.extract(picture(event.image), event.stamp)
 
-        recordings = read_recording(path, robot, extract, stamps=arguments.stamps)
+        kept = identities_in(path, robot, arguments.keep)
+        recordings = read_recording(path, robot, extract, stamps=arguments.stamps, features=arguments.keep)
         for problem in dict.fromkeys(problem for recording in recordings for problem in recording.problems):
             print(f"warning: {path}: {problem}", file=sys.stderr)
         for camera, extractor in extractors.items():
@@ -156,7 +162,39 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, dict[st
                 )
         for number, recording in reversed(list(enumerate(recordings))):  # the first one says that all are there
             recording.save(_product(path, arguments, number))
-    return {extractor.stream: extractor.identity() for extractor in extractors.values()}
+    return {**kept, **{extractor.stream: extractor.identity() for extractor in extractors.values()}}
+
+
+def identities_in(path: Path, robot: Robot, streams: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What made recorded ``streams``, as ``features/STREAM/info`` of a bag says. Raises ``EpisodeError`` for a bag without."""
+    from dataclasses import replace
+
+    from flow_policy_ros.data.bag_events import BagEvents
+    from flow_policy_ros.data.bag_messages import TEXTS
+    from flow_policy_ros.data.bags.open import open_bag
+    from flow_policy_ros.data.episodes import EpisodeError
+
+    found: dict[str, dict[str, Any]] = {}
+    if not streams:
+        return found
+    bag = open_bag(path)
+    try:
+        topics = BagEvents(bag, replace(robot, cameras=()), features=streams).streams
+        for stream in streams:
+            info = bag.topics.get(f"{topics.get(stream)}/info")
+            said = [bag.decode(message) for message in bag.messages([info.name])] if info and info.type in TEXTS else []
+            try:
+                found[stream] = dict(json.loads(TEXTS[info.type](said[-1]))) if info and said else {}
+            except (ValueError, TypeError):
+                found[stream] = {}
+            if not found[stream]:
+                raise EpisodeError(
+                    f"{path} does not say what made the stream '{stream}' that is to be kept (--keep): features/{stream} and "
+                    f"features/{stream}/info are not both in it. Leave it out, or record both topics."
+                )
+    finally:
+        bag.close()
+    return found
 
 
 def instructions_in(path: Path, robot: Robot) -> list[tuple[int, str]]:

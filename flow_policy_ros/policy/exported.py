@@ -70,14 +70,17 @@ BACKENDS = ("torch", *RUNNERS)
 
 
 class ExportedNetwork(VelocityNetwork):
-    """See the module. The cache is a dictionary of arrays by name per sample: the graphs take one sample at a time."""
+    """See the module. ``batches``: whether the graphs take batches of any size; else samples go through them one by one.
+
+    The cache is a dictionary of arrays by name for each run of a graph.
+    """
 
     differentiable = False
     time_per_step = False
 
-    def __init__(self, shape: NetworkShape, condition: Runner, velocity: Runner) -> None:
+    def __init__(self, shape: NetworkShape, condition: Runner, velocity: Runner, batches: bool) -> None:
         super().__init__(shape)
-        self._first, self._then = condition, velocity
+        self._first, self._then, self._batches = condition, velocity, batches
 
     @staticmethod
     def load(checkpoint: Path, shape: NetworkShape, backend: str, threads: int = 1) -> ExportedNetwork:
@@ -85,10 +88,10 @@ class ExportedNetwork(VelocityNetwork):
         that are missing, damaged, or of other weights."""
         if backend not in RUNNERS:
             raise ExportError(f"backend is '{backend}', expected one of {', '.join(BACKENDS)}.")
-        Manifest.read(checkpoint)
-        runner = RUNNERS[backend]
+        manifest, runner = Manifest.read(checkpoint), RUNNERS[backend]
         try:
-            return ExportedNetwork(shape, *(runner(checkpoint / FOLDER / name, threads) for name in (CONDITION, VELOCITY)))
+            first, then = (runner(checkpoint / FOLDER / name, threads) for name in (CONDITION, VELOCITY))
+            return ExportedNetwork(shape, first, then, manifest.batches)
         except ImportError as error:
             raise ExportError(f"{error.name} is not installed; pip install -r requirements/export.txt.") from error
         except (RuntimeError, OSError) as error:
@@ -97,8 +100,8 @@ class ExportedNetwork(VelocityNetwork):
     def _condition(self, observation: Conditioning) -> list[dict[str, Array]]:
         given = {name: getattr(observation, name).numpy() for name in OBSERVATION}
         caches = []
-        for k in range(len(observation)):
-            found = self._first.run({name: values[k : k + 1] for name, values in given.items()})
+        for rows in self._runs(len(observation)):
+            found = self._first.run({name: values[rows] for name, values in given.items()})
             caches.append({f"cache_{number}": array for number, array in enumerate(found)})
         return caches
 
@@ -108,5 +111,10 @@ class ExportedNetwork(VelocityNetwork):
         if x.requires_grad:
             raise ExportError("exported graphs have no gradient (rtc); use mode rtc_identity, or backend torch.")
         given, times = x.numpy(), t.numpy()
-        rows = [self._then.run({"x": given[k : k + 1], "t": times[k : k + 1], **own})[0] for k, own in enumerate(cache)]
-        return torch.from_numpy(rows[0] if len(rows) == 1 else np.concatenate(rows))
+        runs = zip(self._runs(len(x)), cache, strict=True)
+        parts = [self._then.run({"x": given[rows], "t": times[rows], **own})[0] for rows, own in runs]
+        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+    def _runs(self, batch: int) -> list[slice]:
+        """The samples of each run of a graph."""
+        return [slice(None)] if self._batches else [slice(k, k + 1) for k in range(batch)]

@@ -1,4 +1,4 @@
-"""A velocity network as two ONNX graphs of one sample: what is computed once per chunk, and one evaluation of the velocity.
+"""A velocity network as two ONNX graphs: what is computed once per chunk, and one evaluation of the velocity.
 
 Any solver, any number of steps, guidance and committed prefixes then work on top as they do without. Running them is
 ``exported``'s affair.
@@ -37,10 +37,12 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``graphs.json`` holds: which weights the graphs were made of, and the hash of each graph."""
+    """What ``graphs.json`` holds: which weights the graphs were made of, the hash of each graph, and whether they take samples in
+    batches of any size, or one at a time (where the exporter fixed the size)."""
 
     weights_sha256: str
     files: dict[str, str]
+    batches: bool
 
     @staticmethod
     def read(checkpoint: Path) -> Manifest:
@@ -49,7 +51,7 @@ class Manifest:
         try:
             content = json.loads((folder / MANIFEST).read_text())
             files = {name: str(content["files"][name]) for name in (CONDITION, VELOCITY)}
-            manifest = Manifest(str(content["weights_sha256"]), files)
+            manifest = Manifest(str(content["weights_sha256"]), files, bool(content["batches"]))
         except FileNotFoundError:
             raise ExportError(f"checkpoint {checkpoint} has no exported graphs ({FOLDER}/{MANIFEST}); {remedy}.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -76,23 +78,39 @@ def write_graphs(checkpoint: Path) -> Manifest:
         raise ExportError(f"{model.network_name} holds a vision-language model, which stays with torch: leave policy.backend.")
     folder = checkpoint / FOLDER
     folder.mkdir(exist_ok=True)
-    observation = example(network.shape)
-    with torch.no_grad():
-        cache = network.condition(observation)
-        tensors = tensors_of(cache)
-        x, t = torch.zeros(1, network.shape.horizon, network.shape.action), torch.zeros(1)
-        names = [f"cache_{k}" for k in range(len(tensors))]
-        given = tuple(getattr(observation, name) for name in OBSERVATION)
-        _export(_Condition(network), given, OBSERVATION, names, folder / CONDITION)
-        _export(_Velocity(network, cache), (x, t, *tensors), ("x", "t", *names), ["velocity"], folder / VELOCITY)
-    manifest = Manifest(file_sha256(checkpoint / WEIGHTS), {name: file_sha256(folder / name) for name in (CONDITION, VELOCITY)})
+    try:
+        _write(network, folder, batches=True)
+        batches = True
+    except ExportError:  # some layers are exported for one size only
+        _write(network, folder, batches=False)
+        batches = False
+    files = {name: file_sha256(folder / name) for name in (CONDITION, VELOCITY)}
+    manifest = Manifest(file_sha256(checkpoint / WEIGHTS), files, batches)
     write_text(folder / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
     return manifest
 
 
-def example(shape: NetworkShape) -> Conditioning:
-    """An observation of zeros, all tokens real."""
-    return Conditioning.of(torch.zeros(1, shape.state), torch.zeros(1, shape.tokens, shape.channels))
+def _write(network: VelocityNetwork, folder: Path, batches: bool) -> None:
+    size = 2 if batches else 1
+    observation, shape = example(network.shape, size), network.shape
+    with torch.no_grad():
+        cache = network.condition(observation)
+        tensors, others = tensors_of(cache), tensors_of(network.condition(example(shape, size + 1)))
+        names = [f"cache_{k}" for k in range(len(tensors))]
+        given = {name: getattr(observation, name) for name in OBSERVATION}
+        into = {"x": torch.zeros(size, shape.horizon, shape.action), "t": torch.zeros(size)}
+        into |= dict(zip(names, tensors, strict=True))
+        # What is as large for another batch belongs to the network, not to a sample.
+        pairs = zip(names, tensors, others, strict=True)
+        own = {name: [k for k in range(a.ndim) if a.shape[k] != b.shape[k]] for name, a, b in pairs}
+        free = {name: own.get(name, [0]) if batches else [] for name in (*given, *into)}
+        _export(_Condition(network), given, free, names, folder / CONDITION)
+        _export(_Velocity(network, cache), into, free, ["velocity"], folder / VELOCITY)
+
+
+def example(shape: NetworkShape, batch: int = 1) -> Conditioning:
+    """Observations of zeros, all tokens real."""
+    return Conditioning.of(torch.zeros(batch, shape.state), torch.zeros(batch, shape.tokens, shape.channels))
 
 
 def tensors_of(cache: Any) -> list[torch.Tensor]:
@@ -143,7 +161,12 @@ class _Velocity(nn.Module):
         return self.network.velocity(x, t, with_tensors(self._cache, iter(tensors)))
 
 
-def _export(module: nn.Module, arguments: tuple[Any, ...], inputs: tuple[str, ...], outputs: list[str], path: Path) -> None:
+def _export(module: nn.Module, inputs: dict[str, torch.Tensor], free: dict[str, list[int]], outputs: list[str], path: Path) -> None:
+    """Write the graph of ``module``, whose ``inputs`` may be of any size in their ``free`` dimensions."""
+    any_size: Any = torch.export.Dim.DYNAMIC
+    sizes: tuple[Any, ...] = tuple({k: any_size for k in free[name]} for name in inputs)
+    if isinstance(module, _Velocity):  # whose cache is one argument
+        sizes = (*sizes[:2], sizes[2:])
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -151,7 +174,13 @@ def _export(module: nn.Module, arguments: tuple[Any, ...], inputs: tuple[str, ..
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module.eval(), arguments, dynamo=True, input_names=list(inputs), output_names=outputs, verbose=False
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                dynamic_shapes=sizes,
+                input_names=list(inputs),
+                output_names=outputs,
+                verbose=False,
             )
         assert program is not None
         partial = path.with_name(path.name + ".partial")
@@ -161,6 +190,6 @@ def _export(module: nn.Module, arguments: tuple[Any, ...], inputs: tuple[str, ..
         if isinstance(error, ExportError | OSError):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"the network cannot be exported to ONNX: {reason} Run it with --backend torch.") from error
+        raise ExportError(f"the network cannot be exported to ONNX: {reason} Leave policy.backend at torch.") from error
     finally:
         quiet.setLevel(level)
