@@ -61,7 +61,7 @@ def test_flow_runs_beside_torchcfm(capsys):
 
 def test_unknown_benchmark_is_refused(capsys):
     assert main(["bench", "cooking"]) == 2
-    assert "known: sampling, training, adroit, latency, " in capsys.readouterr().err
+    assert "known: sampling, training, adroit, instructed, latency, " in capsys.readouterr().err
     assert main(["bench", "--help"]) == 0
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 if TYPE_CHECKING:
     from flow_policy_ros.evaluation.replay.run import Job
 
-Row = Literal["states", "states alone", "states one step", "camera"]
-ROWS: tuple[Row, ...] = ("states", "states alone", "states one step", "camera")
+Row = Literal["states", "states alone", "states one step", "states exported", "camera"]
+ROWS: tuple[Row, ...] = ("states", "states alone", "states one step", "states exported", "camera")
 SAMPLE = "samples/adroit_door/seed_5000"
 
 
@@ -22,7 +22,7 @@ class Arguments:
     seconds: float = 60.0
     """Length of each recording, at least, s."""
     batch: int = 64
-    """Chunks sampled together in the rows "states" and "states one step"; in the others one by one, as on a robot."""
+    """Chunks sampled together in the rows of states but "states alone"; there, and of the camera, one by one, as on a robot."""
     jobs: int = 2
     """Recordings of states at a time, each in a process of one thread; the camera's is one."""
     rows: tuple[Row, ...] = ROWS
@@ -98,10 +98,12 @@ def row(name: Row, arguments: Arguments, long: dict[str, Path], folder: Path) ->
     from flow_policy_ros.evaluation.replay.speed import measure as measured
 
     kind = "camera" if name == "camera" else "states"
-    batch = arguments.batch if name in ("states", "states one step") else 1
+    batch = arguments.batch if name in ("states", "states one step", "states exported") else 1
     jobs = 1 if kind == "camera" else arguments.jobs
     made = [job_of(kind, long[kind], folder / f"{name}_{k}", arguments, batch, 1 if name == "states one step" else None)
             for k in range(jobs)]  # fmt: skip
+    if name == "states exported":
+        made = with_graphs(made, folder)
     _, selection = made[0].variants[0]
     said = {"name": name, "policy": selection.checkpoint.name, "steps": selection.settings.get("policy.steps", "robot file"),
             "batch": batch, "jobs": jobs}  # fmt: skip
@@ -120,6 +122,21 @@ def job_of(kind: str, bag: Path, out: Path, arguments: Arguments, batch: int, st
         settings={} if steps is None else {"policy.steps": steps}, batch=batch,
     )  # fmt: skip
     return Job(bag, out, ((selection.checkpoint.name, selection),))
+
+
+def with_graphs(jobs: list[Job], folder: Path) -> list[Job]:
+    """The same, of a copy of the checkpoint with exported graphs, by ONNX Runtime."""
+    import shutil
+    from dataclasses import replace
+
+    from flow_policy_ros.policy.graphs import write_graphs
+
+    (label, selection), *_ = jobs[0].variants
+    copy = folder / selection.checkpoint.name
+    shutil.copytree(selection.checkpoint, copy)
+    write_graphs(copy)
+    selection = replace(selection, checkpoint=copy, settings={**selection.settings, "policy.backend": "onnx"})
+    return [replace(job, variants=((label, selection),)) for job in jobs]
 
 
 def resident_rows(kind: str, bag: Path, arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
