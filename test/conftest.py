@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Before anything imports rclpy, numpy or torch. Two test runs on one machine must not hear each other, and child
 # processes (nodes, the command line) inherit all of it.
 os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes of one run, which inherited the domain of the first
+    worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.environ["ROS_DOMAIN_ID"] = str(1 + (int(os.environ["ROS_DOMAIN_ID"]) + worker) % 101)
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 if os.environ.get("ROS_DISTRO") == "humble":  # its name for the same
     os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")

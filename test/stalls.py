@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 
 import pytest
 from _pytest.runner import runtestprotocol
 
 BEAT_S, STALL_S, TRIES = 0.005, 0.2, 3
+
+
+class RerunWarning(UserWarning):
+    """A test was run again; of several processes of one run, warnings are what reaches the summary."""
 
 
 class Heart:
@@ -50,6 +55,7 @@ class SecondTries:
                 break
             said = next(report for report in reports if report.failed)
             self._again.append(f"{item.nodeid}: failed beside a stall of {stall_s:.2f} s: {_last_line(said)}")
+            warnings.warn(f"run again: {self._again[-1]}", RerunWarning, stacklevel=1)
             item.session._setupstate.teardown_exact(None)
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)

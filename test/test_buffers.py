@@ -220,13 +220,39 @@ def test_what_is_standing_holds_until_it_is_replaced_however_old_it_is() -> None
     silent = spoken(1, inputs)
     assert isinstance(silent, Stale) and "no instruction has been given" in silent.reason and "policy.instruction" in silent.reason
     inputs.on_features(told(2_000 * MS, 1.0), 2_000 * MS)
-    inputs.on_features(told(9_000 * MS, 2.0), 9_500 * MS)
-    inputs.on_features(told(20_000 * MS, 3.0), 5_000 * MS)  # told early when to begin
-    seen = {now: spoken(now, inputs) for now in (1.5, 2, 8, 9, 9.5, 19.9, 20, 5000)}
-    assert isinstance(seen[1.5], Stale)
-    said = {now: one.features["said"][0, 0] for now, one in seen.items() if isinstance(one, Observation)}
-    assert said == {2: 1.0, 8: 1.0, 9: 1.0, 9.5: 2.0, 19.9: 2.0, 20: 3.0, 5000: 3.0}
-    assert isinstance(seen[8], Observation) and seen[8].stamps["said"] == 2_000 * MS
+    seen = [spoken(now, inputs) for now in (2, 8, 5000)]
+    inputs.on_features(told(9_000 * MS, 2.0), 9_000 * MS)
+    seen += [spoken(now, inputs) for now in (9, 6000)]
+    observed = [one for one in seen if isinstance(one, Observation)]
+    assert [one.features["said"][0, 0] for one in observed] == [1.0, 1.0, 1.0, 2.0, 2.0]
+    assert [one.stamps["said"] for one in observed] == [2_000 * MS] * 3 + [9_000 * MS] * 2
+
+
+def test_of_what_is_standing_the_last_received_counts_whatever_the_clock_did() -> None:
+    inputs = ObservationAssembler(replace(CONTRACT, streams=(SAID,)), 0.1, 0.5)
+
+    def said(now_s: float) -> float | None:
+        inputs.clear()
+        seen = spoken(now_s, inputs)
+        return float(seen.features["said"][0, 0]) if isinstance(seen, Observation) else None
+
+    inputs.on_features(told(0, 1.0), 0)
+    for k in range(70):
+        inputs.on_features(told(20_000 * MS + k, 2.0), 20_000 * MS + k)
+    assert said(19) == 2.0  # the clock was set back behind the order
+    inputs.on_features(told(10_000 * MS, 3.0), 10_000 * MS)
+    assert [said(now) for now in (10, 19, 21, 5000)] == [3.0] * 4  # and those before do not come back
+
+
+def test_what_belongs_together_is_taken_as_a_whole_or_not_at_all() -> None:
+    inputs = ObservationAssembler(replace(CONTRACT, streams=(SAID, replace(SAID, name="again"))), 0.1, 0.5)
+    one, other = told(0, 1.0), replace(told(0, 1.0), stream="again")
+    inputs.on_all((one, other), 0)
+    with pytest.raises(BadInput, match="NaN"):
+        inputs.on_all((told(1, 2.0), replace(told(1, np.nan), stream="again")), 1)
+    seen = spoken(0.01, inputs)
+    assert isinstance(seen, Observation) and [v[0, 0] for v in seen.features.values()] == [1.0, 1.0]
+    assert inputs.rejections == {"features_not_finite": 1}
 
 
 def test_what_is_standing_outlives_a_reset_and_a_clock_set_back() -> None:
@@ -244,7 +270,6 @@ def test_what_is_standing_outlives_a_reset_and_a_clock_set_back() -> None:
     inputs.on_features(told(30 * MS, 3.0), 30 * MS)
     replaced = spoken(0.03, inputs)
     assert isinstance(replaced, Observation) and replaced.features["said"][0, 0] == 3.0
-    inputs.restart()
     inputs.on_features(features(7_100 * MS), 7_100 * MS)
     later = spoken(7.1, inputs)
     assert isinstance(later, Observation) and later.features["said"][0, 0] == 3.0
@@ -286,6 +311,8 @@ def test_streams_may_have_greatest_ages_of_their_own() -> None:
     ("stream", "message"),
     [
         (lambda: replace(SAID, moment="newest"), "is made of the instruction, yet has the moment 'newest'; expected 'standing'"),
+        (lambda: StreamContract("f", 1, 3, {"extractor": "frames", "size": [1, 1]}, moment="standing"), "'frames' has the moment"),
+        (lambda: StreamContract("e", 1, 2, {"extractor": "detections"}, moment="standing"), "expected 'newest' or 'first'"),
         (lambda: replace(SAID, moment="once"), r"moment 'once', expected one of \('newest', 'first', 'standing'\)"),
         (lambda: StreamContract("p", 3, 3, {"extractor": "prompt"}, moment="standing"), "has 3 channels, expected 2"),
         (lambda: StreamContract("p", 3, 3, {"extractor": "points"}), "has 3 channels, expected 4"),

@@ -55,6 +55,14 @@ def test_the_door_opens_and_runs_repeat(observation, profile):
     assert second[0].sha256() == first[0].sha256()
 
 
+@pytest.mark.parametrize("more", [[], ["--ros"]])
+def test_an_instruction_that_nothing_reads_is_refused(capsys, more):
+    command = ["evaluate", "--task", "door", "--observation", "state", "--episodes", "1", "--instruction", "open the door"]
+    assert main([*command, *more]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "an instruction is given, but the checkpoint" in error and "reads none: it observes ['objects']" in error
+
+
 def test_an_episode_does_not_depend_on_those_before_it(profile):
     selection = select("door", "state", None, None, None)
     loaded = load(selection, str(profile))

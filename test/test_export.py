@@ -77,6 +77,15 @@ def test_a_batch_is_its_chunks_one_by_one(exported: Path) -> None:
         np.testing.assert_allclose(theirs.sample(observation, 2, 5)[0], chunk, atol=1e-6)
 
 
+def test_graphs_can_have_a_deadline(exported: Path) -> None:
+    """What only the network itself can do is neither measured nor allowed."""
+    hurried = deploy(PolicyParameters(checkpoint=str(exported), backend="onnx", deadline_s=10.0), "adroit_door")
+    generator = np.random.default_rng(3)
+    assert hurried.sample(random_observation(policy(exported).codec, generator, 0), 5, 1)[1] == 5
+    refused = hurried.refusal("rtc", 10)
+    assert refused is not None and "rtc_identity only" in refused and hurried.refusal("rtc_identity", 10) is None
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dit" else SLOW) for name in SMALL])
 def test_every_family_can_be_exported(tmp_path: Path, name: str, root: Path) -> None:
     """With embodiments, padded tokens, guidance (two samples at once) and each solver's times."""

@@ -126,6 +126,60 @@ def test_a_vlm_reads_the_instruction_in_force(root: Path, tmp_path: Path) -> Non
     assert identity["extractor"] == "vlm" and identity["camera"] == "wrist"
 
 
+def test_a_refused_instruction_leaves_the_one_before(root: Path, tmp_path: Path, capsys) -> None:
+    """As on the robot: no picture gets lost, and what was said before goes on."""
+    model = tiny("smolvlm", tmp_path / "smolvlm")
+    write_bag(tmp_path / "told" / "one", {0: "open the door", 10: "move <image> the cube"})
+    write_bag(tmp_path / "told" / "two", {10: "move <image> the cube"})
+    more = ["--extractor", "vlm", "--model", str(model), "--set", "perception.language_tokens=24", "--instruction", "wait"]
+    robot = ["--robot", str(root / "two_joints.yaml")]
+    assert main(["featurize", "--episodes", str(tmp_path / "told"), "--out", str(tmp_path / "out"), *robot, *more]) == 0
+    features = load_vlm(str(model), (48, 64), language_tokens=24)
+    for recording, said in zip(read_recordings(tmp_path / "out"), ("open the door", "wait"), strict=True):
+        features.instruct(said)
+        values = recording.streams["vlm"].values
+        assert len(values) == 4
+        for k in range(4):
+            expected = features.extract(np.full((48, 64, 3), 60 + 25 * k, np.uint8), 0).values
+            np.testing.assert_allclose(values[k], expected, atol=0.02)
+    assert capsys.readouterr().err.count("an instruction was refused, the one before stays") == 2
+
+
+def test_features_of_two_extractors_are_not_mixed_in_one_folder(root: Path, tmp_path: Path, capsys) -> None:
+    out, frames = tmp_path / "out", ["--extractor", "frames", "--size"]
+    assert main(command(root, out, *frames, 12, 16)) == 0
+    said = (out / "extractor.json").read_text()
+    write_bag(tmp_path / "more" / "two")
+    other = command(root, out, *frames, 12, 16)
+    other[other.index("--episodes") + 1] = str(tmp_path / "more")
+    assert main([*other[:-2], "8", "16"]) == 2
+    assert "features were made by something else; different: 'frames' (size)" in " ".join(capsys.readouterr().err.split())
+    assert main([*other, "--stream", "eyes"]) == 2
+    assert "different: 'eyes' (only now), 'frames' (only before)" in " ".join(capsys.readouterr().err.split())
+    assert (out / "extractor.json").read_text() == said and len(read_recordings(out)) == 1
+    assert main(other) == 0 and len(read_recordings(out)) == 2
+    (out / "extractor.json").unlink()
+    assert main(other) == 2
+    assert "but no extractor.json that says what made" in " ".join(capsys.readouterr().err.split())
+
+
+def test_streams_to_keep_were_made_by_the_same(root: Path, tmp_path: Path, capsys) -> None:
+    made = {"extractor": "points", "frame": "", "grid": [2, 2], "needs": "depth", "mask_channel": 3}
+    write_bag(tmp_path / "told" / "one", said=[made])
+    write_bag(tmp_path / "told" / "two", said=[{**made, "frame": "base"}])
+    more = ["--robot", str(root / "two_joints.yaml"), "--extractor", "frames", "--keep", "points"]
+    assert main(["featurize", "--episodes", str(tmp_path / "told"), "--out", str(tmp_path / "out"), *more]) == 2
+    assert "do not say the same" in (error := " ".join(capsys.readouterr().err.split())) and "'points' (frame)" in error
+
+
+def test_frames_have_the_size_that_the_robot_file_says(root: Path, tmp_path: Path, capsys) -> None:
+    write_robot(tmp_path, cameras={"front": {**CAMERAS["front"], "width": 32, "height": 24}})
+    arguments = command(tmp_path, tmp_path / "out", "--extractor", "frames")
+    arguments[arguments.index("--episodes") + 1] = str(root / "bags")
+    assert main(arguments) == 2
+    assert "image of 64 by 48 pixels, expected 32 by 24 of camera 'front'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_episodes_get_streams_beside_those_they_have(tmp_path: Path) -> None:
     if importlib.util.find_spec("mujoco") is None:  # importing it here would choose how it renders
         pytest.skip("needs mujoco")

@@ -1,5 +1,6 @@
 """What becomes of an instruction: streams that hold until another comes, and a named refusal of words that cannot be read."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from test_sentence import folder  # noqa: F401 (a tiny sentence encoder)
+from vlm_folders import VOCABULARY
 from vlm_policy_support import KINDS, LENGTH, SIZE, folder_of
 
 from flow_policy_ros.policy.instruction import PromptReader, SentenceReader, blank, reader_for
@@ -60,7 +62,11 @@ def test_a_prompt_is_ids_and_a_mask(root, kind):
     ("instruction", "message"),
     [
         ("door " * 60, rf"makes 7\d tokens with its prompt, expected at most {LENGTH}, which the stream keeps. Shorten it"),
-        ("door " * 600, "tokens, expected at most 256, which model 'paligemma' takes"),
+        ("door " * 300, "tokens, expected at most 256, which model 'paligemma' takes"),
+        ("door " * 600, "has 3000 characters, expected at most 2000"),
+        (" ", "the instruction is empty"),
+        ("\u200b", "holds no word"),
+        ("\x00", r"holds the control character '\\x00'"),
         ("open <image> door", "holds '<image>', which stands for an image; leave it out"),
         ("open <pad>", "holds '<pad>', which is no word but a sign to model 'paligemma'"),
         ("<eos> open", "holds '<eos>', which is no word"),
@@ -80,7 +86,11 @@ def test_a_stream_too_short_for_the_images_alone_is_refused_when_it_is_made(root
 def test_the_contract_tells_the_empty_prompt(root, kind):
     """So that a policy can be run before anyone has said anything."""
     reader = prompt_reader(root, kind)
-    np.testing.assert_array_equal(blank(contract_of(reader)), reader.read("", 0).values)
+    values, (ids, mask) = blank(contract_of(reader)), Prompter.load(folder_of(kind, root)).ids("", SIZE)
+    assert values[: len(ids), 0].tolist() == ids.tolist() and values[: len(ids), 1].tolist() == mask.tolist()
+    assert not values[len(ids) :].any()
+    with pytest.raises(ExtractorError, match="the instruction is empty"):  # no order, though the contract knows its prompt
+        reader.read("", 0)
     identity = {key: value for key, value in reader.identity().items() if key != "blank"}
     with pytest.raises(ExtractorError, match="stream 'prompt' lacks the prompt of an empty instruction"):
         blank(replace(contract_of(reader), extractor=identity))
@@ -113,3 +123,25 @@ def test_readers_come_from_the_checkpoint_and_are_those_of_the_training(root, fo
     with pytest.raises(ExtractorError, match=r"makes \(1, 8\) of it, expected \(1, 9\)"):
         reader_for(replace(trained, channels=9), tmp_path)
     assert reader_for(StreamContract("boxes", 2, 3, {}), tmp_path) is None
+
+
+def test_a_sentence_model_with_another_tokenizer_is_refused(folder, tmp_path):  # noqa: F811
+    """Equal weights, other words: "left" would be read as "right". A contract from before tokenizers were told goes on."""
+    trained = contract_of(SentenceReader(SentenceEncoder(str(folder))))
+    own = shutil.copytree(folder, tmp_path / "run" / "sentence", ignore=shutil.ignore_patterns("run"))
+    assert isinstance(reader_for(trained, tmp_path / "run"), SentenceReader)
+    table = (own / "tokenizer.json").read_text()
+    left, right = (f'"{word}": {VOCABULARY[word]}' for word in ("left", "right"))
+    assert left in table and right in table
+    table = table.replace(left, f'"left": {VOCABULARY["right"]}').replace(right, f'"right": {VOCABULARY["left"]}')
+    (own / "tokenizer.json").write_text(table)
+    with pytest.raises(ExtractorError, match="different: tokenizer_sha256"):
+        reader_for(trained, tmp_path / "run")
+    before = {key: value for key, value in trained.extractor.items() if key not in ("tokenizer_sha256", "settings_sha256")}
+    assert isinstance(reader_for(replace(trained, extractor=before), tmp_path / "run"), SentenceReader)
+    shutil.copyfile(folder / "tokenizer.json", own / "tokenizer.json")
+    settings = (own / "config.json").read_text()
+    (own / "config.json").write_text(settings.replace('"gelu"', '"relu"'))
+    assert (own / "config.json").read_text() != settings
+    with pytest.raises(ExtractorError, match="different: settings_sha256"):
+        reader_for(trained, tmp_path / "run")

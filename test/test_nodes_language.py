@@ -4,6 +4,7 @@ where they are missing, bad, or changed on the way."""
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ from vlm_folders import tiny, tokenizer
 from flow_policy_ros.data.bag_writer import BagWriter
 from flow_policy_ros.evaluation.closed_loop import Perception, Stack, run_episode
 from flow_policy_ros.models.registry import VLM_NETWORKS
+from flow_policy_ros.nodes.instruction_topic import InstructionTopic
 from flow_policy_ros.nodes.lockstep import Patience, TickWord
-from flow_policy_ros.nodes.policy_lockstep import PolicyLockstep
+from flow_policy_ros.nodes.policy_lockstep import WAITING, PolicyLockstep
 from flow_policy_ros.nodes.policy_sight import InlineSight, Sight, View
 from flow_policy_ros.policy.checkpoint import Checkpoint, save_checkpoint
 from flow_policy_ros.policy.codec import Codec, network_shape, observation_dim
@@ -220,12 +222,75 @@ def test_in_lockstep_an_instruction_is_in_force_from_a_tick_on() -> None:
     lockstep.on_instruction("go left")
     assert len(said) == 3 and tick(4, "red") == 7  # at the next tick, against a word that is old
     assert tick(5, "red") == 7
-    lockstep.on_instruction("")
+    with pytest.raises(ValueError, match="the instruction is empty"):
+        lockstep.on_instruction("")
     assert tick(6, "red") == 7 and loop.rejections["instruction"] == 1
     lockstep.reset()
     assert tick(7, "red") == 3
     lockstep.reset()
     assert tick(1) == 3  # an order given stays, also where the clock begins anew
+
+
+def test_in_lockstep_an_order_by_topic_counts_against_the_word_before(ears: Ears) -> None:
+    """Although the topic said the same before the word; of several orders the last, also where that is the one in force."""
+    loop = PolicyLoop(Listening(), PolicyParameters(rate_hz=100.0))
+    said: list[Any] = []
+    never = Patience(1e9), Patience(0.0)
+    lockstep = PolicyLockstep(loop, (), LatencyProfile({}), 0, *never, lambda stamp, product, ms: said.append(product))
+    topic = InstructionTopic(ears.node, lockstep.on_instruction, lambda: loop.instruction)
+
+    def tick(k: int, instruction: str = "") -> int:
+        lockstep.on_joint_state(JointState(k * 10_000_000, ("j",), np.zeros(1)))
+        lockstep.on_tick(TickWord(k * 10_000_000, k * 10_000_000, 0, {}, instruction))
+        return int(said[-1].positions[0, 0])
+
+    topic.offer("red")
+    assert tick(1) == 3
+    assert tick(2, "go left") == 7
+    topic.offer("red")
+    assert tick(3, "go left") == 3
+    topic.offer("go left")
+    topic.offer("red")
+    assert tick(4, "go left") == 3
+    topic.offer("")
+    assert topic.problem is not None and "'red' stays in force" in topic.problem and tick(5, "go left") == 3
+
+
+def test_in_lockstep_nothing_is_kept_without_end() -> None:
+    """Orders before a tick, and features of images that nobody announces."""
+    policy = Listening()
+    policy.contract = replace(policy.contract, streams=(*policy.contract.streams, StreamContract("eye", 1, 1, {})))
+    loop = PolicyLoop(policy, PolicyParameters(rate_hz=100.0))
+    said: list[Any] = []
+    never = Patience(1e9), Patience(0.0)
+    lockstep = PolicyLockstep(loop, ("eye",), LatencyProfile({}), 0, *never, lambda stamp, product, ms: said.append(product))
+    for k in range(500):
+        lockstep.on_instruction("go " * (1 + k % 9))
+        lockstep.on_features(Features(10_000_000 + k, "eye", np.zeros((1, 1), np.float32)))
+    assert len(lockstep._features) == WAITING
+    lockstep.on_joint_state(JointState(1, ("j",), np.zeros(1)))
+    lockstep.on_tick(TickWord(1, 1))
+    assert loop.instruction == "go " * (1 + 499 % 9) and len(lockstep._features) == WAITING
+    lockstep.on_joint_state(JointState(10_000_600, ("j",), np.zeros(1)))
+    lockstep.on_tick(TickWord(10_000_600, 10_000_600, 10_000_499))
+    assert not lockstep._features and said[-1].observation_stamps["eye"] == 10_000_499
+
+
+def test_of_many_instructions_the_newest_is_read_now_and_then(ears: Ears) -> None:
+    read: list[str] = []
+    topic = InstructionTopic(ears.node, read.append, apart_s=3600.0)
+    for k in range(200):
+        topic._on_message(String(data=f"order {k}"))
+    assert read == ["order 0"]
+    topic._ready = 0.0  # an hour later
+    topic._attend()
+    topic._attend()
+    assert read == ["order 0", "order 199"] and topic.text == "order 199"
+    topic._on_message(String(data="order 200"))
+    topic.give("stop")  # by parameter, at once and after all of them
+    topic._ready = 0.0
+    topic._attend()
+    assert read[2:] == ["stop"]
 
 
 def test_the_word_of_a_tick_carries_an_instruction_as_it_is() -> None:
@@ -276,8 +341,9 @@ def test_looking_does_not_wait_and_drops_what_is_old(tmp_path: Path) -> None:
             looked.append(frames["frames"].stamp)
 
     sight = Sight(
-        Slow(), {"frames": View(camera, FrameFeatures(SIZE, "front"))}, given.append, lambda kind, error: refused.append(str(error))
-    )
+        Slow(), {"frames": View(camera, FrameFeatures(SIZE, "front", seen=(48, 64)))}, given.append,
+        lambda kind, error: refused.append(str(error)),
+    )  # fmt: skip
     try:
         sight.on_prompt(Features(0, "prompt", np.zeros((1, 2), np.float32)))
         sight.on_image("frames", encoded(1), 1)

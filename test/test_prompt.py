@@ -170,6 +170,18 @@ def test_files_that_changed_since_are_not_saved(root, tmp_path):
         prompter.save(tmp_path / "vlm")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"])
+def test_sentencepiece_tables_belong_to_the_processor(root, tmp_path, name):
+    folder = shutil.copytree(folder_of("paligemma", root), tmp_path / "model")
+    plain = Prompter.load(folder).sha256
+    (folder / name).write_bytes(b"\x0a\x00table")
+    with_table = Prompter.load(folder)
+    assert with_table.sha256 != plain
+    with_table.save(tmp_path / "vlm")
+    assert (tmp_path / "vlm" / name).read_bytes() == b"\x0a\x00table"
+    assert Prompter.load(tmp_path / "vlm").identity() == with_table.identity()
+
+
 def test_a_model_without_weights_is_enough_to_train_one_from_nothing(root, tmp_path):
     folder = shutil.copytree(folder_of("paligemma", root), tmp_path / "bare")
     (folder / "model.safetensors").unlink()

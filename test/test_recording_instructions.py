@@ -57,9 +57,24 @@ def test_an_instruction_holds_over_pauses_until_there_is_another(tmp_path):
         InstructionEvent(100 * MS, "d"), state(300 * MS), command(301 * MS, 2.0), state(310 * MS), InstructionEvent(320 * MS, "e"),
     ])  # fmt: skip
     first, second = tables.recordings("bags/one", 0.1, None)
-    assert first.instructions == (Instruction(2 * MS, "b"), Instruction(50 * MS, "c"))
-    assert second.instructions == (Instruction(100 * MS, "d"), Instruction(320 * MS, "e"))
+    before = Instruction(1 * MS, "a"), Instruction(2 * MS, "b"), Instruction(50 * MS, "c")
+    assert first.instructions == before
+    assert second.instructions == (*before, Instruction(100 * MS, "d"), Instruction(320 * MS, "e"))
     assert first.streams["eye"].values.dtype == np.uint8 and (first.streams["eye"].values == 200).all()
+
+
+def test_after_a_pause_the_last_instruction_that_can_be_read_is_in_force(tmp_path):
+    """What the robot refused changed nothing then: wordless orders are left out, the others before are there to go back to."""
+    tables = Tables(robot_of(tmp_path, JOINTS))
+    tables.take_all([
+        InstructionEvent(1 * MS, "open"), InstructionEvent(2 * MS, "close"), InstructionEvent(3 * MS, "open"), state(5 * MS),
+        command(6 * MS, 1.0), InstructionEvent(50 * MS, "<image>"), InstructionEvent(51 * MS, ""),
+        InstructionEvent(52 * MS, "\x00"),
+        state(300 * MS), command(301 * MS, 2.0), state(310 * MS),
+    ])  # fmt: skip
+    _, second = tables.recordings("bags/one", 0.1, None)
+    assert second.instructions == (Instruction(2 * MS, "close"), Instruction(3 * MS, "open"), Instruction(50 * MS, "<image>"))
+    assert sum("instruction" in problem and "(1 times)" in problem for problem in second.problems) == 2
 
 
 def test_bags_say_what_the_robot_was_told(tmp_path):
@@ -132,3 +147,14 @@ def test_values_that_do_not_count_change_no_statistic():
     whole.add(rows, np.ones_like(counted))
     for name in ("mean", "std", "low", "high"):
         np.testing.assert_array_equal(getattr(whole.result(), name), getattr(VectorStatistics.of(rows), name))
+
+
+def test_a_stream_may_have_a_greatest_age_of_its_own():
+    stamps = 10 * MS * np.arange(20, dtype=np.int64)
+    eye = Stream(stamps[:1], stamps[:1], np.zeros((1, 1, 1), dtype=np.float32))
+    recording = Recording(JOINTS, stamps, stamps, np.zeros((20, 2)), stamps, np.zeros((20, 2)), {"eye": eye, "near": eye})
+    def ticks(name):
+        windows = Windows([recording], [name], 2, 10 * MS, ages=Ages(features_s=0.1, streams_s={"near": 0.05}))
+        return windows.samples(0, 0).ticks.tolist()
+
+    assert ticks("eye") == list(range(11)) and ticks("near") == list(range(6))

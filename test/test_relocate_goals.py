@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from flow_policy_ros.data.episodes import Episode, load_episodes
 from flow_policy_ros.evaluation.demonstrate import demonstrate
 from flow_policy_ros.evaluation.instructed import Pairing, run_paired, scores
 from flow_policy_ros.runtime.robot import load_robot
+from flow_policy_ros.runtime.types import Features
 from flow_policy_ros.sim.expert import Expert
 from flow_policy_ros.sim.gl import SimError, choose_backend
 from flow_policy_ros.sim.goals import HOLD_STEPS, GoalWatch
@@ -136,6 +138,14 @@ def test_demonstration_carries_its_instruction(robot, expert, tmp_path):
     episode.save(tmp_path / "episode.npz")
     assert Episode.load(tmp_path / "episode.npz").instruction == "bring the ball over to the red one"
     assert episode.streams["objects"][1].shape == (20, 1, 3 + 6 * len(GOALS))
+
+
+def test_what_was_seen_keeps_its_name(robot, expert):
+    seen = tuple(Features(k, "slots", np.full((2, 3), k, np.float32)) for k in (4, 9))
+    recording = replace(demonstrate(robot, expert, 8, 5, noise=0.0), detections=seen)
+    streams = recording.episode("relocate_goals", robot.robot.name, robot.robot.joints).streams
+    assert set(streams) == {"objects", "slots"}
+    assert streams["slots"][0].tolist() == [4, 9] and streams["slots"][1].shape == (2, 2, 3)
 
 
 def test_command_line_records_every_goal_in_turn(robot, expert, tmp_path, capsys):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("transformers")
 
@@ -23,11 +24,12 @@ from flow_policy_ros.runtime.types import JointState, Observation
 from flow_policy_ros.training.config import TrainConfig, TrainError
 from flow_policy_ros.training.data import load_training_data
 from flow_policy_ros.training.gates import check_paths, require
+from flow_policy_ros.training.language import keep_encoder
 from flow_policy_ros.training.paths import check_deployment, deployed_path, raw_batch, training_path
 from flow_policy_ros.training.trainer import FlowMatching
 from flow_policy_ros.training.tuning import merged
 from flow_policy_ros.vision.pretrained import import_transformers
-from flow_policy_ros.vision.sentence import SentenceEncoder
+from flow_policy_ros.vision.sentence import PACKAGES, SentenceEncoder
 
 MS = 1_000_000
 JOINTS = ("wrist", "thumb")
@@ -191,7 +193,7 @@ def test_who_was_not_told_is_named(sentences, tmp_path, capsys):
     assert "is left out, as a robot would refuse it" in found and "no instruction that can be read" in found
 
 
-def test_noise_leaves_instructions_images_and_masks_alone(data, vlms, sentences, tmp_path):
+def test_noise_leaves_instructions_and_images_alone_and_masks_tell_what_was_dropped(data, vlms, sentences, tmp_path):
     from flow_policy_ros.training.augment import augment
 
     options = dict(data=(data,), out=tmp_path, horizon=4, joint_noise=0.1, feature_noise=0.5, feature_dropout=0.3)
@@ -208,11 +210,10 @@ def test_noise_leaves_instructions_images_and_masks_alone(data, vlms, sentences,
             assert batch.features["frames"].dtype == np.uint8 and set(batch.features) == {"frames", "prompt"}
             continue
         before, after = batch.features["marks"], noisy.features["marks"]
-        np.testing.assert_array_equal(after[:, :, 2], before[:, :, 2])
-        real = before[:, :, 2] > 0.5
-        assert (after[~real] == before[~real]).all() and (after[real, :2] != before[real, :2]).mean() > 0.9
-        dropped = (after[real, :2] == 0).all(axis=1).mean()
-        assert 0.1 < dropped < 0.5
+        real, kept = before[:, :, 2] > 0.5, after[:, :, 2] > 0.5
+        assert set(np.unique(after[:, :, 2])) == {0.0, 1.0} and not (kept & ~real).any()
+        assert not after[~kept].any() and (after[kept, :2] != before[kept, :2]).mean() > 0.9  # never zeros that count as seen
+        assert 0.1 < 1 - kept.sum() / real.sum() < 0.5
 
 
 # Images and prompts.
@@ -365,6 +366,47 @@ def test_a_student_is_told_as_its_teacher(data, sentences, tmp_path):
     np.testing.assert_array_equal(heard.values, SentenceEncoder(str(sentences)).encode(TOLD[0])[None])
 
 
+def test_another_sentence_model_takes_the_place_of_the_one_before(sentences, tmp_path):
+    """A checkpoint's own copy is what the robot reads with: one left from another training would be refused there."""
+    def of(model):
+        return TrainConfig(data=(tmp_path,), out=tmp_path, language=str(model))
+
+    other = shutil.copytree(sentences, tmp_path / "other")
+    (other / "1_Pooling").mkdir()
+    (other / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (out := tmp_path / "run").mkdir()
+    kept = out / "sentence"
+    for model in (sentences, other, sentences):
+        keep_encoder(of(model), out)
+        assert SentenceEncoder(str(kept)).identity() == {**SentenceEncoder(str(model)).identity(), "model": "sentence"}
+    assert [path.name for path in out.iterdir()] == ["sentence"]
+    keep_encoder(of(kept), out)  # as a student of its own teacher's folder
+    assert SentenceEncoder(str(kept)).encode("left").shape == (8,)
+    shutil.rmtree(kept)
+    kept.symlink_to(sentences)
+    before = kept.stat().st_ino
+    keep_encoder(of(sentences), out)
+    assert kept.is_symlink() and kept.stat().st_ino == before  # the same: stays as somebody put it there
+    keep_encoder(of(other), out)
+    assert not kept.is_symlink() and (kept / "1_Pooling").is_dir() and (sentences / "config.json").is_file()
+
+
+def test_a_model_with_a_name_leaves_no_other_in_the_checkpoint(sentences, tmp_path, monkeypatch):
+    (tmp_path / "packages" / "named_sentences").mkdir(parents=True)
+    (tmp_path / "packages" / "named_sentences" / "__init__.py").touch()
+    model = shutil.copytree(sentences, tmp_path / "packages" / "named_sentences" / "model")
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setitem(PACKAGES, "named", ("named_sentences", "named-sentences"))
+    named, kept = TrainConfig(data=(tmp_path,), out=tmp_path, language="named"), tmp_path / "run" / "sentence"
+    shutil.copytree(sentences, kept)
+    keep_encoder(named, kept.parent)
+    assert not kept.exists()
+    shutil.copytree(model, kept)  # the same, put there for a robot without the package
+    keep_encoder(named, kept.parent)
+    assert kept.is_dir()
+
+
 # Bags.
 
 
@@ -378,7 +420,7 @@ def write_bag(path, seed, told):
             bag.joint_state(JointState(stamp, JOINTS, np.array([0.01 * k, 0.0])))
             bag.command(stamp, JOINTS, np.array([0.02 * k, 0.1]), np.zeros(2))
             if k % 5 == 0:
-                bag.image(stamp, generator.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+                bag.image(stamp, generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return path
 
 
@@ -404,3 +446,19 @@ def test_bags_carry_instructions_and_pictures(vlms, tmp_path):
         load_training_data(replace(config, frames=("front",)))
     with pytest.raises(TrainError, match="names camera 'side', which robot file"):
         load_training_data(replace(config, frames=("side=8x8",)))
+
+
+def test_a_camera_keeps_its_own_greatest_age_in_training(vlms, tmp_path):
+    """As the policy node judges it: other samples than the robot would act on are none. A picture comes every 50 ms."""
+    path = write_robot_file(tmp_path, JOINTS)
+    bag = write_bag(tmp_path / "bag", 0, [(0, TOLD[0])])
+    config = TrainConfig(data=(bag,), robot=(path,), out=tmp_path, horizon=4, validation=0.0, streams=(), network="deep_expert",
+                         vlm=str(vlms["smolvlm"]), frames=("front=24x40",))  # fmt: skip
+    assert load_training_data(config).summary["samples"] == 30
+    content = yaml.safe_load(path.read_text())
+    content["/**"]["ros__parameters"]["robot"]["cameras"]["front"]["max_age_s"] = 0.02
+    path.write_text(yaml.safe_dump(content))
+    loaded = load_training_data(config)
+    (windows,) = loaded.train.sources
+    assert (windows.samples(0, 0).ticks % 5 <= 2).all() and loaded.summary["samples"] == 18
+    assert load_training_data(replace(config, features_max_age=1.0)).summary["samples"] == 30

@@ -189,6 +189,12 @@ def test_an_instruction_that_cannot_be_read_leaves_the_old_one(folders):
         features.instruct("red " * 400)
     with pytest.raises(ExtractorError, match="stands for an image"):
         features.instruct("open <image> the door")
+    for wordless in (" ", "\x00", "\u200b"):
+        with pytest.raises(ExtractorError, match="the instruction"):
+            features.instruct(wordless)
+    with pytest.raises(ExtractorError, match="has 5000 characters, expected at most 2000"):
+        features.instruct("door " * 1000)
+    assert features.instruction == "open the door"
     pair = load_vlm(str(folders("clip")), SIZE)
     with pytest.raises(ExtractorError, match="makes 22 tokens, expected at most 16, which model 'clip' takes"):
         pair.instruct("red " * 20)

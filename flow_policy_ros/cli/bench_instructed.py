@@ -24,7 +24,9 @@ class Arguments:
     """
 
     checkpoint: Path = Path("adroit_relocate_goals_deep")
-    """Checkpoint folder with the state observation, or the name of one that ships."""
+    """Checkpoint folder, or the name of one that ships."""
+    detector: Path | None = None
+    """What makes the features of a checkpoint that observes the camera: folder of a detector, or of another extractor's model."""
     seeds: int = 100
     """How many scenes, from --seed on."""
     seed: int = 5000
@@ -73,7 +75,10 @@ def measure(arguments: Arguments) -> dict[str, object]:
     from flow_policy_ros.sim.instructions import HELD_OUT, TRAINING
     from flow_policy_ros.sim.tasks import TASKS
 
-    selection = select(TASK, "state", arguments.checkpoint, None, None, steps=arguments.steps, policy_seed=arguments.seed)
+    observation = "state" if arguments.detector is None else "camera"
+    selection = select(
+        TASK, observation, arguments.checkpoint, arguments.detector, None, steps=arguments.steps, policy_seed=arguments.seed
+    )
     settings = {
         "checkpoint": str(arguments.checkpoint), "held_out": arguments.held_out, "nodes": arguments.nodes, "steps": arguments.steps,
         "seed": arguments.seed, "control_steps": arguments.control_steps, "latency": arguments.latency,

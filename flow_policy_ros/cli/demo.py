@@ -189,7 +189,7 @@ class Display:
     def finish(self, outcomes: list[EpisodeResult]) -> None:
         """The last episode has ended."""
         self._tell(outcomes)
-        self._bars.update(self._total, completed=len(outcomes))
+        self._bars.update(self._total, completed=len(outcomes), note=f"{sum(o.success for o in outcomes)} succeeded")
         self._bars.update(self._bar, visible=False)
 
     def _tell(self, outcomes: list[EpisodeResult]) -> None:

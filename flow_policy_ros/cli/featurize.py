@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     import tyro
 
     from flow_policy_ros.runtime.robot import Robot
+    from flow_policy_ros.vision.extractors import Instructed
     from flow_policy_ros.vision.features import FeatureExtractor
 
-HELP = "run a detector or another feature extractor over recorded episodes and bags"
+HELP = "add features to recorded episodes and bags"
 ELSEWHERE = {
     "perception.extractor": "it is given with --extractor",
     "perception.detector": "it is given with --detector",
@@ -42,7 +43,8 @@ class Arguments:
     episodes: Path
     """Folder of recorded episodes (flow_policy demonstrate), a bag, or a folder of bags (of LeRobot folders: convert --to bag)."""
     out: Path
-    """Folder for the episodes with features; of bags it gets all that training needs."""
+    """Folder for the episodes with features; of bags it gets all that training needs. What is there already must have been made
+    by the same extractor."""
     detector: str | None = None
     """Detector folder, or the name of one that ships; default: the shipped one for the robot."""
     extractor: Literal[
@@ -61,7 +63,7 @@ class Arguments:
     keep: tuple[str, ...] = ()
     """Recorded feature streams of bags that are taken beside as they are, such as points; the bags say what made them."""
     instruction: str = ""
-    """What a vlm reads beside the picture where a recording has no instruction of its own."""
+    """What a vlm reads beside the picture where a recording has no instruction of its own, or before one that can be read."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A parameter of the perception node, NAME=VALUE, such as perception.grid=4x4, on top of the robot file's; may be repeated."""
     robot: str | None = None
@@ -88,8 +90,9 @@ def featurize(arguments: Arguments) -> int:
 
     from rich.progress import track
 
+    from flow_policy_ros.cli.features_made import require_same
     from flow_policy_ros.data.bag_recording import bags_in
-    from flow_policy_ros.data.episodes import EXTRACTOR_FILE, load_extractors, no_episodes
+    from flow_policy_ros.data.episodes import EXTRACTOR_FILE, no_episodes
 
     paths = sorted(arguments.episodes.glob("*.npz"))
     bags = [] if paths else bags_in(arguments.episodes)
@@ -101,59 +104,114 @@ def featurize(arguments: Arguments) -> int:
     todo = [path for path in paths or bags if not _product(path, arguments, 0 if bags else None).exists()]
     shares = [todo[i :: arguments.jobs * 8] for i in range(arguments.jobs * 8)]
     work = featurize_bags if bags else featurize_files
-    identities: dict[str, dict[str, Any]] = {}
+    made = identities(paths, bags, arguments)
+    require_same(arguments.out, made)
+    (arguments.out / EXTRACTOR_FILE).write_text(json.dumps(made, indent=1) + "\n")  # first: what is left half done says it, too
     with ExitStack() as stack:
-        results: Iterator[dict[str, dict[str, Any]]] = (work(share, arguments) for share in shares if share)
+        results: Iterator[None] = (work(share, arguments) for share in shares if share)
         if arguments.jobs != 1:
             # Not forked: a graphics context, or a tensor library's threads, that this process has already would hang there.
             pool = stack.enter_context(ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")))
             futures = [pool.submit(work, share, arguments) for share in shares if share]
             results = (future.result() for future in as_completed(futures))
-        for made in track(results, total=sum(map(bool, shares)), description="features"):
-            identities = made
-    if identities:
-        before = load_extractors(arguments.episodes) if paths else {}  # of streams that the episodes had already
-        (arguments.out / EXTRACTOR_FILE).write_text(json.dumps({**before, **identities}, indent=1) + "\n")
+        for _ in track(results, total=sum(map(bool, shares)), description="features"):
+            pass
     what, done = "bags" if bags else "episodes", len(paths or bags) - len(todo)
     print(f"{len(todo)} {what} with features in {arguments.out}, {done} were there already")
     return 0
 
 
-def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, dict[str, Any]]:
-    """One process's share of bags; returns the identity of what made each stream."""
+def identities(paths: list[Path], bags: list[Path], arguments: Arguments) -> dict[str, dict[str, Any]]:
+    """What makes, or made, each stream of the episodes at ``paths``, or else of ``bags``, by name. Raises ``ValueError``-derived
+    errors where it cannot be made, and for bags whose streams to keep were not made by the same."""
+    from flow_policy_ros.cli.features_made import differences, identities_in
+    from flow_policy_ros.data.episodes import EpisodeError, load_extractors
+
+    robot, extractors = prepare((paths or bags)[0], arguments, of_bags=bool(bags))
+    before = load_extractors(arguments.episodes) if paths else {}  # of streams that the episodes had already
+    for k, bag in enumerate(bags if arguments.keep else []):
+        there = identities_in(bag, robot, arguments.keep)
+        if k and there != before:
+            raise EpisodeError(
+                f"{bag} and {bags[0]} do not say the same of what made the streams that are to be kept (--keep): "
+                f"{differences(before, there)}. Featurize them apart, each with its own --out."
+            )
+        before = there
+    made = {**before, **{extractor.stream: extractor.identity() for extractor in extractors.values()}}
+    return dict(json.loads(json.dumps(made)))
+
+
+def prepare(path: Path, arguments: Arguments, of_bags: bool) -> tuple[Robot, dict[str, FeatureExtractor]]:
+    """The robot of the bag, or the episode, at ``path``, and what looks at each of its cameras."""
+    from flow_policy_ros import resources
+    from flow_policy_ros.data.episodes import Episode, EpisodeError
+    from flow_policy_ros.runtime.robot import load_robot
+
+    if of_bags:
+        if arguments.robot is None:
+            raise EpisodeError(f"{path} names no joints and cameras of a robot; give the robot file: --robot.")
+        robot = load_robot(resources.robot_file(arguments.robot))
+        return robot, make_extractors(arguments, robot, robot.name)
+    name = f"adroit_{Episode.load(path).task}"
+    robot = load_robot(resources.robot_file(arguments.robot or name))
+    extractors = make_extractors(arguments, robot, name)
+    others = [camera for camera in extractors if camera != robot.cameras[0].name]
+    if others:
+        raise ValueError(f"--camera {' '.join(others)}: the simulation has the camera '{robot.cameras[0].name}' alone; name that.")
+    return robot, extractors
+
+
+class Orders:
+    """Tells an extractor what a recording says by the time of each picture: every instruction once, in order. One that it cannot
+    read leaves the one before, as on the robot, and is kept in ``refused``.
+
+    ``first`` is what it is told before that; raises ``ExtractorError`` where it cannot be read.
+    """
+
+    def __init__(self, extractor: Instructed, first: str, told: list[tuple[int, str]]) -> None:
+        self.refused: list[str] = []
+        self._extractor, self._told, self._next = extractor, told, 0
+        extractor.instruct(first)
+
+    def until(self, received: int) -> None:
+        """Tell it what was received up to that instant (ns), which must not be before the last."""
+        while self._next < len(self._told) and self._told[self._next][0] <= received:
+            try:
+                self._extractor.instruct(self._told[self._next][1])
+            except ValueError as error:
+                self.refused.append(str(error))
+            self._next += 1
+
+
+def featurize_bags(paths: list[Path], arguments: Arguments) -> None:
+    """One process's share of bags."""
     import sys
 
-    from flow_policy_ros import resources
     from flow_policy_ros.data.bag_events import ImageEvent
     from flow_policy_ros.data.bag_recording import read_recording
     from flow_policy_ros.data.episodes import EpisodeError
-    from flow_policy_ros.runtime.robot import load_robot
     from flow_policy_ros.runtime.types import Features
     from flow_policy_ros.vision.extractors import Instructed, picture
 
-    if arguments.robot is None:
-        raise EpisodeError(f"{paths[0]} names no joints and cameras of a robot; give the robot file: --robot.")
-    robot = load_robot(resources.robot_file(arguments.robot))
-    extractors = make_extractors(arguments, robot, robot.name)
-    kept: dict[str, dict[str, Any]] = {}
-    readers = [extractor for extractor in extractors.values() if isinstance(extractor, Instructed) and extractor.speaks]
+    robot, extractors = prepare(paths[0], arguments, of_bags=True)
+    readers = {name: e for name, e in extractors.items() if isinstance(e, Instructed) and e.speaks}
 
     for path in paths:
         told = instructions_in(path, robot) if readers else []
+        orders = {camera: Orders(reader, arguments.instruction, told) for camera, reader in readers.items()}
 
-        def extract(event: ImageEvent, told: list[tuple[int, str]] = told) -> Features | None:
+        def extract(event: ImageEvent, orders: dict[str, Orders] = orders) -> Features | None:
             if event.camera not in extractors:
                 return None
-            extractor = extractors[event.camera]
-            if isinstance(extractor, Instructed) and extractor.speaks:
-                heard = [text for received, text in told if received <= event.received]
-                extractor.instruct(heard[-1] if heard else arguments.instruction)
-            return extractor.extract(picture(event.image), event.stamp)
+            if event.camera in orders:
+                orders[event.camera].until(event.received)
+            return extractors[event.camera].extract(picture(event.image), event.stamp)
 
-        kept = identities_in(path, robot, arguments.keep)
         recordings = read_recording(path, robot, extract, stamps=arguments.stamps, features=arguments.keep)
         for problem in dict.fromkeys(problem for recording in recordings for problem in recording.problems):
             print(f"warning: {path}: {problem}", file=sys.stderr)
+        for refused in dict.fromkeys(reason for one in orders.values() for reason in one.refused):
+            print(f"warning: {path}: an instruction was refused, the one before stays: {refused}", file=sys.stderr)
         for camera, extractor in extractors.items():
             if not any(extractor.stream in recording.streams for recording in recordings):
                 said = dict.fromkeys(problem for recording in recordings for problem in recording.problems)
@@ -162,39 +220,6 @@ def featurize_bags(paths: list[Path], arguments: Arguments) -> dict[str, dict[st
                 )
         for number, recording in reversed(list(enumerate(recordings))):  # the first one says that all are there
             recording.save(_product(path, arguments, number))
-    return {**kept, **{extractor.stream: extractor.identity() for extractor in extractors.values()}}
-
-
-def identities_in(path: Path, robot: Robot, streams: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """What made recorded ``streams``, as ``features/STREAM/info`` of a bag says. Raises ``EpisodeError`` for a bag without."""
-    from dataclasses import replace
-
-    from flow_policy_ros.data.bag_events import BagEvents
-    from flow_policy_ros.data.bag_messages import TEXTS
-    from flow_policy_ros.data.bags.open import open_bag
-    from flow_policy_ros.data.episodes import EpisodeError
-
-    found: dict[str, dict[str, Any]] = {}
-    if not streams:
-        return found
-    bag = open_bag(path)
-    try:
-        topics = BagEvents(bag, replace(robot, cameras=()), features=streams).streams
-        for stream in streams:
-            info = bag.topics.get(f"{topics.get(stream)}/info")
-            said = [bag.decode(message) for message in bag.messages([info.name])] if info and info.type in TEXTS else []
-            try:
-                found[stream] = dict(json.loads(TEXTS[info.type](said[-1]))) if info and said else {}
-            except (ValueError, TypeError):
-                found[stream] = {}
-            if not found[stream]:
-                raise EpisodeError(
-                    f"{path} does not say what made the stream '{stream}' that is to be kept (--keep): features/{stream} and "
-                    f"features/{stream}/info are not both in it. Leave it out, or record both topics."
-                )
-    finally:
-        bag.close()
-    return found
 
 
 def instructions_in(path: Path, robot: Robot) -> list[tuple[int, str]]:
@@ -214,26 +239,19 @@ def instructions_in(path: Path, robot: Robot) -> list[tuple[int, str]]:
         bag.close()
 
 
-def featurize_files(paths: list[Path], arguments: Arguments) -> dict[str, dict[str, Any]]:
-    """One process's share; returns the identity of what made the stream."""
+def featurize_files(paths: list[Path], arguments: Arguments) -> None:
+    """One process's share of episodes."""
     from dataclasses import replace
 
     import numpy as np
 
-    from flow_policy_ros import resources
     from flow_policy_ros.data.episodes import Episode
-    from flow_policy_ros.runtime.robot import load_robot
     from flow_policy_ros.sim.robot import AdroitRobot
     from flow_policy_ros.vision.extractors import Instructed
 
-    task = Episode.load(paths[0]).task
-    file = load_robot(resources.robot_file(arguments.robot or f"adroit_{task}"))
-    extractors = make_extractors(arguments, file, f"adroit_{task}")
-    others = [camera for camera in extractors if camera != file.cameras[0].name]
-    if others:
-        raise ValueError(f"--camera {' '.join(others)}: the simulation has the camera '{file.cameras[0].name}' alone; name that.")
+    file, extractors = prepare(paths[0], arguments, of_bags=False)
     extractor = extractors[file.cameras[0].name]
-    robot = AdroitRobot(task, file)
+    robot = AdroitRobot(Episode.load(paths[0]).task, file)
     for path in paths:
         episode = Episode.load(path)
         if isinstance(extractor, Instructed) and extractor.speaks:
@@ -248,7 +266,6 @@ def featurize_files(paths: list[Path], arguments: Arguments) -> dict[str, dict[s
         streams = {**episode.streams, extractor.stream: (stamps, np.array([values[0], *values]))}
         replace(episode, streams=streams).save(arguments.out / path.name)
     robot.close()
-    return {extractor.stream: extractor.identity()}
 
 
 def make_extractors(arguments: Arguments, robot: Robot, of: str) -> dict[str, FeatureExtractor]:
@@ -270,7 +287,9 @@ def make_extractors(arguments: Arguments, robot: Robot, of: str) -> dict[str, Fe
         raise ValueError(f"--camera {' '.join(strangers)}: robot file {robot.path} has the cameras {', '.join(known)}; name one.")
     cameras = [known[name] for name in dict.fromkeys(arguments.camera or (robot.cameras[0].name,))]
     if arguments.extractor == "frames":
-        made: list[FeatureExtractor] = [FrameFeatures(arguments.size, camera.name) for camera in cameras]
+        made: list[FeatureExtractor] = [
+            FrameFeatures(arguments.size, camera.name, seen=(camera.height, camera.width)) for camera in cameras
+        ]
     else:
         settings = parse_settings(arguments.set, robot, ELSEWHERE, "in featurize")
         flat = {**robot.parameters, **settings, "perception.extractor": arguments.extractor, "perception.instruction": ""}

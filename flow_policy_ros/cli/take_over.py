@@ -78,12 +78,10 @@ def record(arguments: Arguments) -> int:
 
 def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str, dict[str, Any]]]:
     """One process's share: how many recoveries were kept, and the identity of what made the features, by stream."""
-    from dataclasses import replace
-
     import numpy as np
 
     from flow_policy_ros.evaluation.demonstrate import take_over
-    from flow_policy_ros.evaluation.setup import DETECTIONS, load, select
+    from flow_policy_ros.evaluation.setup import load, select
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.robot import AdroitRobot
 
@@ -102,8 +100,7 @@ def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str,
         recording = take_over(robot, loaded.stack, expert, seed, after, arguments.steps)
         if recording.success:
             episode = recording.episode(arguments.task, loaded.robot.name, loaded.robot.joints)
-            named = {stream if name == DETECTIONS else name: seen for name, seen in episode.streams.items()}
-            replace(episode, streams=named).save(path)
+            episode.save(path)
             kept += 1
     robot.close()
     return kept, {} if perception is None else {stream: dict(perception.identity())}

@@ -32,6 +32,7 @@ from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.bags.rosbag2_folder import METADATA, is_recording
 from flow_policy_ros.data.episodes import EpisodeError
 from flow_policy_ros.data.recording import Instruction, Recording, Stream
+from flow_policy_ros.runtime.instruction_text import require_words
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, FloatArray
@@ -97,7 +98,8 @@ class Tables:
         """What was taken, split where joint states paused for longer than ``pause_s`` or their stamps went back as far.
 
         A command belongs to the part before the pause that it comes in, features to the part after it: it has just seen them. An
-        instruction holds over pauses, until there is another.
+        instruction holds over pauses, until there is another that can be read; who can read which is not known here, so that all
+        before the part belong to it, each text where it came last.
         Raises ``EpisodeError`` when there is no joint state or no command.
         """
         said = (*problems, *(f"{reason} ({count} times)" for reason, count in self._bad.items()))
@@ -137,11 +139,14 @@ class Tables:
             if seen is not None:
                 self._see(seen, event.received)
         elif isinstance(event, InstructionEvent):
+            require_words(event.text)
             self._instructions.append(Instruction(event.received, event.text))
 
     def _told(self, first: int, last: int | None) -> tuple[Instruction, ...]:
-        """The instruction in force at ``first``, and those after it up to ``last``."""
-        before = [told for told in self._instructions if told.received <= first][-1:]
+        """The instructions up to ``first``, of which the last that can be read is in force then, and those after it up to
+        ``last``."""
+        latest = {told.text: told for told in self._instructions if told.received <= first}
+        before = sorted(latest.values(), key=lambda told: told.received)
         after = [told for told in self._instructions if told.received > first]
         return (*before, *(told for told in after if last is None or told.received <= last))
 

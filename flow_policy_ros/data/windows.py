@@ -8,8 +8,8 @@ batch is a handful of gathers. Normalising and augmenting are done elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Ages:
-    """Greatest ages in s, by header stamp, of what may be observed; a stamp further in the future is as bad."""
+    """Greatest ages in s, by header stamp, of what may be observed; a stamp further in the future is as bad. ``streams_s``: those
+    of single streams instead of ``features_s``, as cameras may have."""
 
     joint_state_s: float = math.inf
     features_s: float = math.inf
+    streams_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Windows:
@@ -121,7 +123,7 @@ class Windows:
         self._arrivals = {name: [Arrivals(s.stamps, s.received) for s in parts] for name, parts in found.items()}
         self._values = {name: _Rows([s.values for s in parts]) for name, parts in found.items()}
         self._of_first, self._standing = frozenset(of_first), frozenset(standing)
-        self._features_s = ages.features_s
+        self._greatest_s = {name: ages.streams_s.get(name, ages.features_s) for name in streams}
         self._delay_ns = (round(delay_s[0] * 1e9), round(delay_s[1] * 1e9))
 
     def moment(self, name: str) -> str:
@@ -174,7 +176,7 @@ class Windows:
             here = slice(tick, tick + len(received))
             known = received - delays[here]
             row = arrivals.latest(known)
-            greatest_s = math.inf if name in self._standing else self._features_s
+            greatest_s = math.inf if name in self._standing else self._greatest_s[name]
             usable = (row >= 0) & _fresh(arrivals.stamps, row, received, greatest_s)
             if name in self._of_first:
                 row = arrivals.oldest(known)

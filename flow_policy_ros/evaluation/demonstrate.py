@@ -43,7 +43,7 @@ class Recording:
         streams = {"objects": (self.stamps, self.objects)}
         if self.detections:
             found = np.array([features.values for features in self.detections])
-            streams["detections"] = (np.array([features.stamp for features in self.detections], dtype=np.int64), found)
+            streams[self.detections[0].stream] = (np.array([features.stamp for features in self.detections], dtype=np.int64), found)
         return Episode(
             task=task,
             robot=robot,

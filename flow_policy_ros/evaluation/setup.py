@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from flow_policy_ros import resources
-from flow_policy_ros.evaluation.closed_loop import Perception, Stack
+from flow_policy_ros.evaluation.closed_loop import InstructedPerception, Perception, Stack
 from flow_policy_ros.evaluation.latency import load_profile, profile_for
 from flow_policy_ros.policy.deployed import deploy, empty_continuation, empty_observation
 from flow_policy_ros.runtime.chunk_execution import CONTINUING
-from flow_policy_ros.runtime.contract import FRAMES, Contract, ContractError, StreamContract
+from flow_policy_ros.runtime.contract import FRAMES, SAID, Contract, ContractError, StreamContract
 from flow_policy_ros.runtime.inject import NO_INJECTION, Injection, InjectionError
 from flow_policy_ros.runtime.parameters import (
     EXTRACTORS,
@@ -116,6 +116,16 @@ class Parts:
                 "observes that alone, or a robot with its own perception nodes."
             )
 
+    def require_listener(self) -> None:
+        """Raise ``ContractError`` when neither the policy nor its perception reads an instruction."""
+        speaks = isinstance(self.perception, InstructedPerception) and self.perception.speaks
+        if not speaks and not self.policy.contract.of_kind(*SAID):
+            raise ContractError(
+                f"an instruction is given, but the checkpoint {self.policy_parameters.checkpoint} reads none: it observes "
+                f"{sorted(self.streams) or 'joint positions alone'}. Leave --instruction out, or use a checkpoint that was trained "
+                "with instructions (flow_policy train --language, or a prompt by --vlm)."
+            )
+
     def with_detector(self, detector: Path, parameters: dict[str, Any]) -> Parts:
         """The same with perception by ``detector``, or the model of another extractor, as the flat ``parameters`` say.
 
@@ -138,14 +148,15 @@ class Parts:
 
     def with_frames(self) -> Parts:
         """The same; a policy that looks at the first camera's images itself is given them in its size."""
-        first = self.robot.cameras[0].name if self.robot.cameras else ""
-        mine = [stream for stream in self.policy.contract.of_kind(FRAMES) if stream.extractor.get("camera") == first]
+        camera = self.robot.cameras[0] if self.robot.cameras else NO_CAMERA
+        mine = [stream for stream in self.policy.contract.of_kind(FRAMES) if stream.extractor.get("camera") == camera.name]
         if not mine:
             return self
         from flow_policy_ros.vision.frames import FrameFeatures
 
         height, width = mine[0].extractor["size"]
-        return replace(self, perception=FrameFeatures((height, width), first, mine[0].name), perceived=mine[0].name)
+        frames = FrameFeatures((height, width), camera.name, mine[0].name, (camera.height, camera.width))
+        return replace(self, perception=frames, perceived=mine[0].name)
 
     def profile(self, latency: str) -> Path | None:
         """The latency profile for ``latency`` (see ``profile_for``), measured with these parts if it never was."""
@@ -209,6 +220,8 @@ def load(selection: Selection, latency: str) -> Loaded:
         chosen["policy.instruction"] = selection.instruction
     parts = load_parts(robot, {**robot.parameters, **chosen}, selection.detector)
     parts.require_detector()
+    if selection.instruction:
+        parts.require_listener()
     parts.stack(None, selection.injection)  # refuses before anything is measured
     profile = parts.profile(latency)
     return Loaded(robot, parts.stack(profile, selection.injection), profile, parts.perceiving)

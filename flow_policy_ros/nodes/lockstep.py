@@ -23,6 +23,8 @@ PLAN = "plan"
 """Word in the ``frame_id`` of ``lockstep/command``: a plan was published at this tick."""
 IMAGE_OF, INSTRUCTION = "image.", " instruction="
 """In ``lockstep/tick``: what the word of one camera begins with, and what stands before the instruction."""
+BETWEEN = "\x1e"
+"""Between several instructions of one tick: a control character, which no instruction that can be read holds."""
 POLICY_SHARE, COMMAND_SHARE, ROBOT_SHARE = 0.8, 0.9, 1.0
 """Of ``lockstep.timeout_s``: each gives up a little before the one that waits for it does."""
 
@@ -34,7 +36,8 @@ class TickWord:
     ``stamp`` of the tick; ``joint_state`` and ``image`` stamps of the newest ones, ``streams`` of the newest features that are
     not computed from images, ``images`` of the newest image of each camera, where there are several (ns; 0: there was none yet).
     A simulation's joint state has the tick's own stamp. ``instruction`` is the one in force, empty for none: messages on its topic
-    carry no stamp by which they could be waited for.
+    carry no stamp by which they could be waited for. Of several that came in one tick it holds all, with ``BETWEEN`` between them:
+    whether one can be read only the policy knows, which tries them in order (``orders``).
     """
 
     stamp: int
@@ -66,6 +69,11 @@ class TickWord:
             instruction,
             {name.removeprefix(IMAGE_OF): image for name, image in images.items()},
         )
+
+    @property
+    def orders(self) -> list[str]:
+        """The instructions, in the order in which they came."""
+        return self.instruction.split(BETWEEN) if self.instruction else []
 
     def image_of(self, camera: str) -> int:
         """Stamp of the newest image of ``camera``; of the only one, where the word does not tell cameras apart."""

@@ -60,6 +60,7 @@ class DepthTopics:
         self._frame = ""
         self._points: PositionFeatures | None = None
         self._stamps: deque[int] = deque(maxlen=16)
+        self._asked = -(1 << 63)  # stamp of the image that depth was last wanted for
         self._changed = threading.Condition()
         self._make(Intrinsics(camera.width, camera.height, np.eye(3)), "")  # refuses what cannot be, before anything runs
         node.create_subscription(CameraInfo, self.depth.camera_info, self._on_info, qos.reader(lockstep))
@@ -68,6 +69,10 @@ class DepthTopics:
     def points(self, image: NDArray[np.uint8], stamp: int) -> Features:
         """Points for the image of this stamp, after a short wait for its depth. Raises ``DepthError`` where that is missing."""
         with self._changed:
+            if stamp < self._asked:  # the clock was set back: what was before says nothing of what is still to come
+                latest = stamp + round(self.depth.tolerance_s * 1e9)
+                self._stamps = deque((there for there in self._stamps if there <= latest), self._stamps.maxlen)
+            self._asked = stamp
             self._changed.wait_for(lambda: self._settled(stamp), timeout=self._patience_s)
             if self._points is None:
                 raise DepthError(
@@ -79,7 +84,8 @@ class DepthTopics:
     def _settled(self, stamp: int) -> bool:
         """Whether the depth of this instant is there, or will not come any more."""
         tolerance = round(self.depth.tolerance_s * 1e9)
-        return any(abs(there - stamp) <= tolerance or there > stamp + tolerance for there in self._stamps)
+        there = any(abs(other - stamp) <= tolerance for other in self._stamps)
+        return there or (bool(self._stamps) and self._stamps[-1] > stamp + tolerance)  # they come in order
 
     def _make(self, camera: Intrinsics, frame: str) -> PositionFeatures:
         depth = self.depth

@@ -24,7 +24,7 @@ from flow_policy_ros.data.bags.bag import BagError
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.evaluation.replay.ticks import TickInputs, ticks
 from flow_policy_ros.nodes.instruction_topic import INSTRUCTION_TOPIC
-from flow_policy_ros.nodes.lockstep import ROBOT_SHARE, Patience, TickWord
+from flow_policy_ros.nodes.lockstep import BETWEEN, ROBOT_SHARE, Patience, TickWord
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, status
@@ -118,7 +118,7 @@ class PlayerNode(ClosableNode):
             (states or [before.joint_state])[-1],
             max(images.values(), default=before.image),
             streams,
-            (told or [before.instruction])[-1],
+            BETWEEN.join(told) if told else before.instruction,
             dict.fromkeys(self._images, 0) | dict(before.images) | images if len(self._images) > 1 else {},
         )
         self._played += 1

@@ -18,6 +18,8 @@ from flow_policy_ros.runtime.types import Chunk, Features, JointState, Plan, Set
 
 ANNOUNCED = 16
 """So many images are remembered by the tick at which they were announced."""
+WAITING = 64
+"""So many features of a stream wait for a tick, or for their image to be announced; the loop keeps no more either."""
 
 Answer = Callable[[int, Chunk | Stale | None, float], None]
 
@@ -50,7 +52,7 @@ class PolicyLockstep:
         self._command_patience = command_patience
         self._answer = answer
         self._cameras = dict(cameras)
-        self._orders: list[str] = []  # instructions that came by other ways than the tick's word, for the next tick
+        self._order: str | None = None  # the last instruction that came by other ways than the tick's word, for the next tick
         self.reset()
 
     def reset(self) -> None:
@@ -84,6 +86,9 @@ class PolicyLockstep:
         if features.stamp > self._newest.get(features.stream, 0):
             self._newest[features.stream] = features.stamp
             self._features.append(features)
+            same = [k for k, one in enumerate(self._features) if one.stream == features.stream]
+            if len(same) > WAITING:
+                del self._features[same[0]]
             self._patience.heard()
         self.proceed()
 
@@ -102,8 +107,10 @@ class PolicyLockstep:
         self.proceed()
 
     def on_instruction(self, instruction: str) -> None:
-        """Take an instruction, in force from the next tick that is answered. That of the tick's word goes before it."""
-        self._orders.append(instruction)
+        """Take an instruction, in force from the next tick that is answered; of several the last. That of the tick's word goes
+        before it. Raises ``ValueError`` for one that the policy cannot read, which is counted; then the one before stays."""
+        self._loop.read(instruction, 0)
+        self._order = instruction
 
     def on_command_word(self, stamp: int, has_command: bool, has_plan: bool) -> None:
         """The command node has acted on the tick of ``stamp``."""
@@ -197,8 +204,9 @@ class PolicyLockstep:
         """
         begins = tick.instruction not in ("", self._told)
         self._told = tick.instruction or self._told
-        orders, self._orders = [order for order in self._orders if order != self._loop.instruction], []
-        return [tick.instruction] if begins else orders
+        order, self._order = self._order, None
+        orders = [] if order is None or order == self._loop.instruction else [order]
+        return [*orders, *tick.orders] if begins else orders
 
 
 def _give(inputs: Sequence[Callable[[], object]]) -> None:

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from flow_policy_ros.nodes.instruction_topic import Instructions, InstructionTopic
+from flow_policy_ros.nodes.instruction_topic import READ_APART_S, InstructionTopic
 from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND, PLAN, POLICY_SHARE, STALE, Patience, TickWord, delays
 from flow_policy_ros.nodes.policy_attention import PolicyAttention
 from flow_policy_ros.nodes.policy_inputs import PolicyInputs, Refusals
@@ -34,7 +34,7 @@ from flow_policy_ros.runtime.buffers import Stale
 from flow_policy_ros.runtime.contract import POINTS, PROMPT, SAID, ContractError
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, PolicyParameters
-from flow_policy_ros.runtime.policy_loop import InstructedPolicy, PolicyLoop
+from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.stream_cameras import cameras_of, greatest_ages
 from flow_policy_ros.runtime.types import Chunk
 
@@ -60,12 +60,11 @@ class PolicyNode(ClosableNode):
         assert isinstance(deployed, LookingPolicy)  # every checkpoint's is
         self._contract = deployed.contract
         self._contract.check_robot(robot)
-        if policy.instruction:
-            _require_readable(deployed, policy.instruction)
         cameras = cameras_of(self._contract, robot)
         self._policy = deployed
         self._loop = PolicyLoop(deployed, policy, robot.endless, greatest_ages(self._contract, robot))
-        self._instructions = Instructions(self._contract, self._loop)
+        if policy.instruction:
+            _require_readable(self._loop, policy.instruction)
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
         self._chunks = 0
@@ -113,7 +112,8 @@ class PolicyNode(ClosableNode):
         whole = deployed.inner if isinstance(deployed, DeadlinePolicy) else deployed
         assert isinstance(whole, FlowPolicy)
         self._attention = PolicyAttention(self, whole, robot, self._inputs.told)
-        self._told = InstructionTopic(self, self._instruct)
+        apart_s = 0.0 if lockstep.enabled else READ_APART_S
+        self._told = InstructionTopic(self, self._instruct, lambda: self._loop.instruction, apart_s)
         if policy.instruction:
             self._told.give(policy.instruction)
             if not self._loop.listens:
@@ -134,14 +134,10 @@ class PolicyNode(ClosableNode):
     def _instruct(self, instruction: str) -> None:
         """From the next chunk, in lockstep from the next tick on. Raises ``ValueError`` for one that the policy cannot read."""
         if self._lockstep is not None:
-            self._policy.instruct(instruction, 0)  # whether it can be read
             self._lockstep.on_instruction(instruction)
-        elif self._worker is not None:
-            now = self._now()
-            self._worker.instruct(instruction, now)
-            self._instructions.note(now)
+        elif self._worker is not None and (not instruction or instruction != self._loop.instruction):
             prompts = {stream.name for stream in self._contract.of_kind(PROMPT)}
-            for said in self._policy.instruct(instruction, now):
+            for said in self._worker.instruct(instruction, self._now()):
                 if said.stream in prompts:
                     self._sight.on_prompt(said)
 
@@ -177,14 +173,15 @@ class PolicyNode(ClosableNode):
                 self.get_logger().warning(f"no chunk: {product.reason}")
             self._problem = product.reason
             return
+        sampled = self._loop.sampled  # of this chunk: the next is not begun before it is published
         self._chunk.publish(chunk_to_message(product, tick))
-        self._info.publish(chunk_info(product, duration_ms, self._instructions.of(product)))
+        self._info.publish(chunk_info(product, duration_ms, "" if sampled is None else sampled.instruction))
         if self._problem is not None:
             self.get_logger().info("sampling")
         self._problem = None
         self._chunks += 1
-        if self._loop.sampled is not None:
-            self._attention.chunk_made(self._loop.sampled)
+        if sampled is not None:
+            self._attention.chunk_made(sampled)
         self._durations.add(duration_ms)
         if self._lockstep is None:
             self._ages.add((self._now() - product.stamp) / 1e6)
@@ -194,7 +191,6 @@ class PolicyNode(ClosableNode):
             self._lockstep.reset()
         elif self._worker is not None:
             self._worker.reset()
-            self._instructions.note(0)  # what was said before now holds from the beginning
         response.success, response.message = True, "inputs forgotten"
         return response
 
@@ -234,14 +230,14 @@ class PolicyNode(ClosableNode):
             **self._attention.report(),
             "delay_ms": "" if delay is None else f"{delay / 1e6:.3f}",
             **counts("clamped", self._loop.clamped),
-            **counts("rejections", {**self._loop.rejections, **self._refusals.counts, "instruction": self._told.refused}),
+            **counts("rejections", {"instruction": 0, **self._loop.rejections, **self._refusals.counts}),
         }
         self._diagnostics.publish(diagnostics(self._now(), status("policy", level, message, values)))
 
 
-def _require_readable(policy: InstructedPolicy, instruction: str) -> None:
+def _require_readable(loop: PolicyLoop, instruction: str) -> None:
     try:
-        policy.instruct(instruction, 0)
+        loop.read(instruction, 0)
     except ValueError as error:
         raise ParameterError(f"parameter policy.instruction: {error}") from error
 

@@ -20,7 +20,8 @@ from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.policy_loop import ContinuingPolicy, InstructedPolicy
 from flow_policy_ros.runtime.robot import Camera, Robot
 from flow_policy_ros.runtime.types import EncodedImage, Features
-from flow_policy_ros.vision.decode import ImageError, decode
+from flow_policy_ros.vision.decode import ImageError
+from flow_policy_ros.vision.extractors import picture
 from flow_policy_ros.vision.frames import FrameFeatures
 from flow_policy_ros.vision.pretrained import ExtractorError
 
@@ -41,14 +42,7 @@ class View:
 
     def frame(self, image: EncodedImage, stamp: int) -> Features:
         """The picture as the policy sees it, with the image's ``stamp``. Raises ``ImageError`` and ``ExtractorError``."""
-        pixels = decode(image)
-        height, width = pixels.shape[:2]
-        if (width, height) != (self.camera.width, self.camera.height):
-            raise ImageError(
-                f"image of {width} by {height} pixels, expected {self.camera.width} by {self.camera.height} of camera "
-                f"'{self.camera.name}'; correct its entry in the robot file, or the camera's driver."
-            )
-        return self.frames.extract(pixels, stamp)
+        return self.frames.extract(picture(image), stamp)
 
 
 def views(contract: Contract, robot: Robot) -> dict[str, View]:
@@ -63,7 +57,8 @@ def views(contract: Contract, robot: Robot) -> dict[str, View]:
                 f"{', '.join(cameras) or 'no camera'}; add it under robot.cameras, with the name that it had in training."
             )
         height, width = (int(n) for n in stream.extractor["size"])
-        result[stream.name] = View(cameras[name], FrameFeatures((height, width), name, stream.name))
+        seen = cameras[name].height, cameras[name].width
+        result[stream.name] = View(cameras[name], FrameFeatures((height, width), name, stream.name, seen))
     return result
 
 

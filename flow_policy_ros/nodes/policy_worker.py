@@ -68,10 +68,12 @@ class PolicyWorker:
             self._loop.on_plan(plan, self._now() if received is None else received)
         self._news.set()
 
-    def instruct(self, instruction: str, received: int) -> None:
-        """As ``PolicyLoop.instruct``."""
+    def instruct(self, instruction: str, received: int) -> tuple[Features, ...]:
+        """As ``PolicyLoop.instruct``; what it was read as. Sampling goes on while it is read."""
+        said = self._loop.read(instruction, received)
         with self._lock:
-            self._loop.instruct(instruction, received)
+            self._loop.obey(instruction, said, received)
+        return said
 
     def update(self, parameters: PolicyParameters) -> None:
         """As ``PolicyLoop.update``."""

@@ -49,14 +49,15 @@ def deploy(parameters: PolicyParameters, robot: str) -> ContinuingPolicy:
         policy.sample(empty_observation(policy.contract), parameters.steps, 0, empty_continuation(policy.contract, "rtc"))
     if parameters.deadline_s == 0.0:
         return policy
-    return DeadlinePolicy(policy, parameters.deadline_s, measure_cost(policy), measure_cost(policy, "rtc"))
+    exact = policy.refusal("rtc", GUIDED_STEP_COUNTS[0]) is None  # exported graphs cannot be differentiated
+    return DeadlinePolicy(policy, parameters.deadline_s, measure_cost(policy), measure_cost(policy, "rtc") if exact else None)
 
 
 class DeadlinePolicy:
     """``policy`` with as many solver steps as fit ``budget_s``, never more than asked for.
 
     Where not even one step fits, it takes one: a late chunk beats none, and the latency tells. ``exact_cost`` is what a chunk
-    costs by the method ``rtc``, which differentiates through the network; ``cost`` counts for every other one.
+    costs by the method ``rtc``, which differentiates through the network (None: it cannot); ``cost`` counts for every other one.
     """
 
     def __init__(self, policy: FlowPolicy, budget_s: float, cost: StepCost, exact_cost: StepCost | None = None) -> None:

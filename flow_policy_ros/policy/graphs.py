@@ -75,7 +75,10 @@ def write_graphs(checkpoint: Path) -> Manifest:
     model = load_checkpoint(checkpoint).model
     network = model.network
     if model.network_name in VLM_NETWORKS:
-        raise ExportError(f"{model.network_name} holds a vision-language model, which stays with torch: leave policy.backend.")
+        raise ExportError(
+            f"{checkpoint} holds a vision-language model (network {model.network_name}), which runs in torch only; such a policy "
+            "cannot be exported."
+        )
     folder = checkpoint / FOLDER
     folder.mkdir(exist_ok=True)
     try:

@@ -17,6 +17,7 @@ from flow_policy_ros.policy.prompt import FOLDER, Prompter
 from flow_policy_ros.runtime.contract import PROMPT, SENTENCE, Contract, StreamContract
 from flow_policy_ros.runtime.types import FeatureArray, Features
 from flow_policy_ros.vision.pretrained import ExtractorError
+from flow_policy_ros.vision.processors import refuse_wordless
 from flow_policy_ros.vision.sentence import SentenceEncoder
 
 SENTENCES = "sentence"
@@ -50,7 +51,7 @@ class SentenceReader:
         self._encoder = encoder
 
     def read(self, instruction: str, stamp: int) -> Features:
-        """As in ``InstructionReader``; refuses an empty instruction."""
+        """As in ``InstructionReader``; refuses an instruction without words."""
         return self._encoder.features(instruction, stamp, self.stream)
 
     def identity(self) -> dict[str, Any]:
@@ -78,7 +79,9 @@ class PromptReader:
         self._last = "", self._blank
 
     def read(self, instruction: str, stamp: int) -> Features:
-        """As in ``InstructionReader``; refuses more tokens than ``length``, and words that stand for images or other signs."""
+        """As in ``InstructionReader``; refuses an instruction without words, more tokens than ``length``, and words that stand for
+        images or other signs."""
+        refuse_wordless(instruction)
         if self._last[0] != instruction:
             self._last = instruction, self._values(instruction)
         return Features(stamp, self.stream, self._last[1].copy())
@@ -160,7 +163,8 @@ def require_same(stream: StreamContract, reader: InstructionReader) -> None:
 
 
 def differences(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Where two identities differ, names and revisions aside."""
+    """Where two identities differ, names and revisions aside; what the first does not tell, as older ones do not, is not
+    compared."""
     return [key for key in trained if key not in ("model", "revision") and trained[key] != given.get(key)]
 
 

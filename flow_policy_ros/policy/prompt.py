@@ -32,8 +32,11 @@ FILES = (
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
-"""What a processor is made of; text all of it, so that nothing in it runs when it is read."""
+"""What a processor is made of; text and tables all of it, so that nothing in it runs when it is read."""
 FOLDER = "vlm"
 """Sub-folder of a checkpoint with them."""
 ORIGIN = "origin.json"
@@ -154,7 +157,7 @@ def _files(folder: Path) -> list[Path]:
     if (folder / "config.json") not in found or len(found) < 2:
         raise ExtractorError(
             f"{folder} lacks config.json or the processor's files; copy the whole folder again, or download the model's *.json, "
-            "*.txt and *.jinja files."
+            "*.txt, *.model and *.jinja files."
         )
     return found
 

@@ -7,13 +7,13 @@ live: the stamped buffer, the rule about ages, the assembler of observations. Sa
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from flow_policy_ros.runtime.contract import SAID, Contract, StreamContract
+from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.types import FeatureArray, Features, FloatArray, JointState, Observation
 
@@ -98,7 +98,8 @@ class ObservationAssembler:
     """Joint states and features in, the newest valid observation out, in the order of the checkpoint's contract.
 
     ``stream_max_age_s`` are greatest ages of single streams, instead of ``features_max_age_s``; names that are no input mean
-    nothing. ``rejections`` counts refused inputs by kind; what was refused is never stored.
+    nothing. ``rejections`` counts refused inputs by kind; what was refused is never stored. Of a standing stream what was given
+    last counts, whatever its stamp: a clock that is set back must not bring an older order into force again.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class ObservationAssembler:
         self._joint_positions: StampedBuffer[FloatArray] = StampedBuffer(HISTORY_LENGTH) if self._history_ns else StampedBuffer()
         self._features: dict[str, StampedBuffer[FeatureArray]] = {n: StampedBuffer() for n in self._streams}
         self._first: dict[str, Entry[FeatureArray]] = {}
-        self._last: dict[str, FeatureArray] = {}  # of standing streams
+        self._standing: dict[str, Entry[FeatureArray]] = {}
 
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. Raises ``BadInput``."""
@@ -131,18 +132,24 @@ class ObservationAssembler:
 
     def on_features(self, features: Features, received: int) -> None:
         """Take features, visible from ``received`` (ns) on. Raises ``BadInput``."""
+        self.on_all((features,), received)
+
+    def on_all(self, given: Iterable[Features], received: int) -> None:
+        """As ``on_features``, all of ``given`` or, where one is refused, none."""
         try:
-            values = self._checked(features)
+            checked = [(features, self._checked(features)) for features in given]
         except BadInput as error:
             self._count(error)
             raise
-        self._features[features.stream].put(values, features.stamp, received)
-        if self._streams[features.stream].moment == "standing":
-            self._last[features.stream] = values
-            return
-        first = self._first.get(features.stream)
-        if first is None or features.stamp < first.stamp:
-            self._first[features.stream] = Entry(values, features.stamp, received)
+        for features, values in checked:
+            name, entry = features.stream, Entry(values, features.stamp, received)
+            if self._streams[name].moment == "standing":
+                self._standing[name] = entry
+                continue
+            self._features[name].put(values, features.stamp, received)
+            first = self._first.get(name)
+            if first is None or features.stamp < first.stamp:
+                self._first[name] = entry
 
     def observe(self, now: int) -> Observation | Stale:
         """The newest inputs received by ``now``, or the first reason why there is no observation.
@@ -159,8 +166,8 @@ class ObservationAssembler:
         for name, buffer in self._features.items():
             stream = self._streams[name]
             if stream.moment == "standing":
-                entry = buffer.latest_stamped(now, now)
-                problem = None if entry is not None and entry.stamp <= now else _nothing_said(stream)
+                entry = self._standing.get(name)
+                problem = None if entry is not None else _nothing_said(stream)
             else:
                 entry = buffer.latest(now)
                 greatest = self.stream_max_age_s.get(name, self.features_max_age_s)
@@ -178,17 +185,9 @@ class ObservationAssembler:
     def clear(self) -> None:
         """Forget the inputs, but not what is standing; the counts of rejections stay."""
         self._joint_positions.clear()
-        for name, buffer in self._features.items():
-            if self._streams[name].moment != "standing":
-                buffer.clear()
+        for buffer in self._features.values():
+            buffer.clear()
         self._first.clear()
-        self.restart()
-
-    def restart(self) -> None:
-        """The clock may begin anew: what was standing last holds from its beginning."""
-        for name, values in self._last.items():
-            self._features[name].clear()
-            self._features[name].put(values, 0, 0)
 
     def _checked(self, features: Features) -> FeatureArray:
         stream = self._streams.get(features.stream)
@@ -226,9 +225,7 @@ class ObservationAssembler:
 
 
 def _nothing_said(stream: StreamContract) -> str:
-    if stream.kind in SAID:
-        return (
-            f"no instruction has been given, which the checkpoint reads (stream '{stream.name}'). Set the parameter "
-            "policy.instruction, or publish one on the topic 'instruction'."
-        )
-    return f"features '{stream.name}': nothing received yet that holds by now. Check that its publisher runs."
+    return (
+        f"no instruction has been given, which the checkpoint reads (stream '{stream.name}'). Set the parameter "
+        "policy.instruction, or publish one on the topic 'instruction'."
+    )

@@ -67,6 +67,9 @@ class ChunkExecution(Protocol):
     def forget(self) -> None:
         """What was before does not count any more."""
 
+    def told_otherwise(self) -> None:
+        """The next chunk follows another instruction than those before."""
+
 
 class Receding:
     """The newest chunk replaces the one before."""
@@ -82,6 +85,9 @@ class Receding:
         return chunk
 
     def forget(self) -> None:
+        """See ``ChunkExecution``."""
+
+    def told_otherwise(self) -> None:
         """See ``ChunkExecution``."""
 
 
@@ -103,6 +109,10 @@ class Ensemble:
 
     def forget(self) -> None:
         """See ``ChunkExecution``."""
+        self._ensemble.clear()
+
+    def told_otherwise(self) -> None:
+        """See ``ChunkExecution``; the average of two orders is neither."""
         self._ensemble.clear()
 
 
@@ -146,3 +156,6 @@ class RealTime:
 
     def forget(self) -> None:
         """See ``ChunkExecution``."""
+
+    def told_otherwise(self) -> None:
+        """See ``ChunkExecution``; the robot moves on from what it is doing, whatever it is told."""

@@ -35,7 +35,7 @@ class StreamContract:
     ``"mask_channel"``, where there is one, the channel that is 1 where a token is real and 0 where it is padding. ``use`` are the
     token rows that the policy observes, ascending, empty for all; the stream itself always carries all. ``moment`` says which
     features it observes: the ``newest``, the ``first`` since the last reset (what the camera saw before the robot moved), or
-    those that are ``standing``: they hold until others come, however old they are, as an instruction does.
+    those that are ``standing``: they hold until others come, however old they are, as an instruction does and nothing else may.
     Raises ``ContractError`` for anything else.
     """
 
@@ -82,6 +82,11 @@ class StreamContract:
         if kind in SAID and self.moment != "standing":
             raise ContractError(
                 f"stream '{self.name}' is made of the instruction, yet has the moment '{self.moment}'; expected 'standing'."
+            )
+        if kind not in SAID and self.moment == "standing":
+            raise ContractError(
+                f"stream '{self.name}' of the kind '{kind}' has the moment 'standing', expected 'newest' or 'first': a policy must "
+                "not go on with what a sensor that has failed saw last. Only what is made of the instruction stands."
             )
         if kind in SEEN and self.use:
             raise ContractError(f"stream '{self.name}' of the kind '{kind}' is observed as a whole; expected no use of some rows.")

@@ -18,6 +18,7 @@ from flow_policy_ros.runtime.chunk_execution import CONTINUING, ChunkExecution, 
 from flow_policy_ros.runtime.contract import SAID, Contract
 from flow_policy_ros.runtime.delay import DelayEstimator
 from flow_policy_ros.runtime.executed import ExecutedTimeline
+from flow_policy_ros.runtime.instruction_text import require_words
 from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.parameters import ParameterError, PolicyParameters
 from flow_policy_ros.runtime.types import (
@@ -76,13 +77,15 @@ class InstructedPolicy(Protocol):
 @dataclass(frozen=True)
 class SampleRequest:
     """What a chunk is to be sampled from: an observation, in how many solver ``steps``, with which ``seed``, and what it has to
-    continue (None: nothing). Parameters that change meanwhile do not change it."""
+    continue (None: nothing). Parameters that change meanwhile do not change it. ``instruction`` is the one that the observation
+    holds, empty for a policy that reads none."""
 
     observation: Observation
     steps: int
     seed: int
     continuation: Continuation | None = None
     execution: Execution | None = None
+    instruction: str = ""
 
 
 class PolicyLoop:
@@ -111,6 +114,7 @@ class PolicyLoop:
         self.sampled: SampleRequest | None = None
         """What the last chunk was sampled from; for whoever has just been given that chunk."""
         self._instruction = ""
+        self._followed = ""  # instruction of the last chunk
         self._origin: int | None = None  # instant of grid point 0
         self._next = 0  # number of the grid point that is due next
         self._busy_until = 0
@@ -166,17 +170,31 @@ class PolicyLoop:
         self._assembler.on_features(features, received)
 
     def instruct(self, instruction: str, received: int) -> None:
-        """Do from ``received`` (ns) on as ``instruction`` says: it is part of every observation made then, also after a reset.
+        """``read`` and ``obey``: ``instruction``, received at that instant (ns), is part of every observation made from now on."""
+        self.obey(instruction, self.read(instruction, received), received)
 
-        A policy that reads none goes on as before. Raises ``ValueError`` for an instruction that the policy cannot read; it is
-        counted as ``instruction``, and the one before stays.
+    def read(self, instruction: str, received: int) -> tuple[Features, ...]:
+        """What the policy is to observe instead of the instruction before, to be given to ``obey``; nothing where it reads none.
+
+        May take long, and changes nothing that sampling reads. Raises ``ValueError`` for an instruction that the policy cannot
+        read; it is counted as ``instruction``, and the one before stays.
         """
         try:
-            said = self._policy.instruct(instruction, received) if isinstance(self._policy, InstructedPolicy) else ()
-            for features in said:
-                self._assembler.on_features(features, received)
+            if instruction or self.listens:
+                require_words(instruction)
+            return self._policy.instruct(instruction, received) if isinstance(self._policy, InstructedPolicy) else ()
         except ValueError:
-            self._rejected["instruction"] = self._rejected.get("instruction", 0) + 1
+            self._count("instruction")
+            raise
+
+    def obey(self, instruction: str, said: Sequence[Features], received: int) -> None:
+        """From the next observation on do as ``instruction`` says, which was ``read`` as ``said``; also after a reset, and whatever
+        the clock does. A policy that reads none goes on as before. Raises ``BadInput``, and changes nothing, for what is no input.
+        """
+        try:
+            self._assembler.on_all(said, received)
+        except BadInput:
+            self._count("instruction")
             raise
         self._instruction = instruction
 
@@ -185,7 +203,7 @@ class PolicyLoop:
         try:
             self._executed.on_setpoint(setpoint, received)
         except BadInput as error:
-            self._reject(error)
+            self._count(error.kind)
             raise
 
     def on_plan(self, plan: Plan, received: int) -> None:
@@ -196,7 +214,7 @@ class PolicyLoop:
         try:
             self._executed.on_plan(plan, received)
         except BadInput as error:
-            self._reject(error)
+            self._count(error.kind)
             raise
         self._delays.add(plan.stamp - plan.chunk_stamp)
         if self._awaited is not None and plan.chunk_stamp >= self._awaited:
@@ -224,7 +242,6 @@ class PolicyLoop:
         """Use up the grid points up to ``now`` and say what to sample from; missed points are not made up for."""
         if self._origin is not None and now < self._origin:  # what was before the clock was set back lies in the future
             self._origin, self._busy_until, self._awaited = None, 0, None
-            self._assembler.restart()
             self._executed.clear()
             self._execution.forget()
         if self._origin is None:
@@ -241,7 +258,8 @@ class PolicyLoop:
         continuation, execution = self._execution.before(observation.stamp, self._executed, pace)
         for name in execution.clamped:
             self.clamped[name] = self.clamped.get(name, 0) + 1
-        return SampleRequest(observation, self._parameters.steps, self._parameters.seed, continuation, execution)
+        told = self._instruction if self.listens else ""
+        return SampleRequest(observation, self._parameters.steps, self._parameters.seed, continuation, execution, told)
 
     def infer(self, request: SampleRequest) -> Chunk | Stale:
         """Sample a chunk, to be given to ``finish``. Reads nothing that inputs or parameters change: both may go on coming.
@@ -281,8 +299,13 @@ class PolicyLoop:
         )
 
     def finish(self, chunk: Chunk) -> Chunk:
-        """What is to be published of a sampled chunk."""
+        """What is to be published of the chunk that ``infer`` has just sampled."""
         self._awaited = chunk.stamp
+        # Here, not in ``obey``: a chunk of the order before may have been under way then, and must not be blended with the next.
+        told = "" if self.sampled is None else self.sampled.instruction
+        if told != self._followed:
+            self._followed = told
+            self._execution.told_otherwise()
         return self._execution.after(chunk)
 
     def step(self, now: int) -> Chunk | Stale:
@@ -324,8 +347,8 @@ class PolicyLoop:
             return RealTime(mode, self._contract, round(parameters.overlap_s * 1e9), trained)
         return Ensemble() if mode == "ensemble" else Receding()
 
-    def _reject(self, error: BadInput) -> None:
-        self._rejected[error.kind] = self._rejected.get(error.kind, 0) + 1
+    def _count(self, kind: str) -> None:
+        self._rejected[kind] = self._rejected.get(kind, 0) + 1
 
     def _instant(self, number: int) -> int:
         """Instant of a grid point: from the origin each time, so that rounding does not add up."""

@@ -56,7 +56,7 @@ class ChunkShaper:
 
         The first row is for the tick that the limiter makes next.
         """
-        limits, period, leads = limiter.limits, limiter.period_s, _leads(tuple(limiter.averaged_ticks.tolist()))
+        limits, period, leads = limiter.limits, limiter.period_s, _leads(tuple(limiter.lead.tolist()))
         clipped: BoolArray = np.any((points < limits.lower) | (points > limits.upper), axis=0)
         inside = np.minimum(np.maximum(points, limits.lower), limits.upper)
         path = fit(inside, dt, self.smoothing_s).clipped(limits.lower, limits.upper)
@@ -133,11 +133,10 @@ class _Leads:
 
 
 @lru_cache(maxsize=8)
-def _leads(averaged: tuple[int, ...]) -> _Leads:
-    """Of joints whose set-points are averages of so many: an average of n lies (n - 1) / 2 ticks back, so that each joint is read
-    as much ahead, by halves where an n is even."""
-    parts = 2 if any(n % 2 == 0 for n in averaged) else 1
-    distinct, which = np.unique([(n - 1) * parts // 2 for n in averaged], return_inverse=True)
+def _leads(ticks: tuple[float, ...]) -> _Leads:
+    """Of joints that are read so many ticks ahead (``SetpointLimiter.lead``), by halves where an average is of an even number."""
+    parts = 2 if any(lead % 1.0 for lead in ticks) else 1
+    distinct, which = np.unique([round(lead * parts) for lead in ticks], return_inverse=True)
     return _Leads(parts, distinct.astype(np.intp), which.astype(np.intp), int(distinct[-1]))
 
 

@@ -16,8 +16,9 @@ from flow_policy_ros.training.config import TrainConfig
 def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator, contract: Contract | None = None) -> Batch:
     """A batch with noise on joint positions and features and with dropped tokens, as ``config`` says.
 
-    A token of zeros means "not seen" and stays so. What is standing (an instruction), what a vision-language model reads as it is
-    (images, prompts, positions) and masks are left alone; ``contract`` tells which these are, None: none.
+    A token of zeros means "not seen" and stays so; so is one that is dropped, its mask with it, which noise leaves alone. What is
+    standing (an instruction) and what a vision-language model reads as it is (images, prompts, positions) is not disturbed;
+    ``contract`` tells which these are, None: none.
     """
     position = batch.joint_position
     if config.joint_noise > 0:
@@ -35,22 +36,13 @@ def _disturb(
 ) -> NDArray[Any]:
     if stream is not None and (stream.moment == "standing" or stream.kind in SEEN):
         return values
-    if stream is not None and stream.mask_channel is not None:
-        return _disturb_real(values, config, generator, stream.mask_channel)
-    seen = values.any(axis=2, keepdims=True)
+    mask = None if stream is None else stream.mask_channel
+    seen = values.any(axis=2, keepdims=True) if mask is None else values[:, :, mask, None] > 0.5
     if config.feature_noise > 0:
         noise = generator.standard_normal(values.shape, dtype=np.float32)
+        if mask is not None:
+            noise[:, :, mask] = 0.0
         values = np.where(seen, values + np.float32(config.feature_noise) * noise, values)
     if config.feature_dropout > 0:
         values = np.where(generator.random(seen.shape) < config.feature_dropout, np.float32(0), values)
     return values
-
-
-def _disturb_real(
-    values: NDArray[np.float32], config: TrainConfig, generator: np.random.Generator, mask_channel: int
-) -> NDArray[np.float32]:
-    """As ``_disturb``, of the tokens that are real by the mask, which itself stays."""
-    others = np.arange(values.shape[2]) != mask_channel
-    disturbed = values.copy()
-    disturbed[:, :, others] = _disturb(np.ascontiguousarray(values[:, :, others]), config, generator, None)
-    return np.where(values[:, :, mask_channel, None] > 0.5, disturbed, values)

@@ -333,19 +333,23 @@ def _check_motion(contract: Contract, ranges: FloatArray, paths: Sequence[str]) 
         )
 
 
-def _nameless(contract: Contract) -> Contract:
-    """Without the names of what reads instructions: the same model may lie elsewhere, its hash tells."""
-    named = ("model", "revision")
+def _nameless(contract: Contract, known: Contract) -> Contract:
+    """Without the names of what reads instructions: the same model may lie elsewhere, its hashes tell. Of these, those that
+    ``known`` tells: older checkpoints tell fewer."""
+    told = {stream.name: set(stream.extractor) - {"model", "revision"} for stream in known.streams}
     return replace(contract, streams=tuple(
-        replace(stream, extractor={k: v for k, v in stream.extractor.items() if k not in named}) if stream.kind in SAID else stream
+        replace(stream, extractor={k: v for k, v in stream.extractor.items() if k in told.get(stream.name, ())})
+        if stream.kind in SAID else stream
         for stream in contract.streams
     ))  # fmt: skip
 
 
 def _check_contracts(contracts: Sequence[Contract], codecs: Sequence[Codec]) -> None:
     """Raise ``TrainError`` when the episodes are not of the robots and streams that the codecs are for."""
-    contracts, theirs = [_nameless(contract) for contract in contracts], [_nameless(codec.contract) for codec in codecs]
-    if contracts != theirs:
+    theirs = [_nameless(codec.contract, codec.contract) for codec in codecs]
+    if len(contracts) == len(theirs):
+        contracts = [_nameless(contract, codec.contract) for contract, codec in zip(contracts, codecs, strict=True)]
+    if list(contracts) != theirs:
         differ = [
             field for field in ("robot", "joints", "action_joints", "dt_ns", "horizon", "streams", "history_ns")
             if [getattr(c, field) for c in contracts] != [getattr(c, field) for c in theirs]

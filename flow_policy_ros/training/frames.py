@@ -17,7 +17,7 @@ from flow_policy_ros.runtime.contract import FRAMES
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features
 from flow_policy_ros.training.config import TrainConfig, TrainError
-from flow_policy_ros.vision.decode import decode
+from flow_policy_ros.vision.extractors import picture
 from flow_policy_ros.vision.frames import FrameFeatures
 
 
@@ -34,19 +34,20 @@ class FrameExtract:
 
     def __init__(self, config: TrainConfig, robot: Robot) -> None:
         self.makers: dict[str, FrameFeatures] = {}
-        known = [camera.name for camera in robot.cameras]
+        known = {camera.name: camera for camera in robot.cameras}
         for camera, size in config.cameras().items():
             if camera not in known:
-                raise TrainError(f"--frames names camera '{camera}', which robot file {robot.path} lacks; it has {known}.")
+                raise TrainError(f"--frames names camera '{camera}', which robot file {robot.path} lacks; it has {list(known)}.")
             if size is None:
                 raise TrainError(f"--frames {camera}: to what size are the pictures of bags to be resized? E.g. {camera}=224x224.")
-            self.makers[camera] = FrameFeatures(size, camera, frame_streams(config)[camera])
+            seen = known[camera].height, known[camera].width
+            self.makers[camera] = FrameFeatures(size, camera, frame_streams(config)[camera], seen)
         self.robot = replace(robot, cameras=tuple(camera for camera in robot.cameras if camera.name in self.makers))
 
     def __call__(self, event: ImageEvent) -> Features | None:
-        """The frame of a picture."""
+        """The frame of a picture. Raises ``ImageError`` and ``ExtractorError`` where the robot would refuse it, too."""
         maker = self.makers.get(event.camera)
-        return None if maker is None else maker.extract(decode(event.image), event.stamp)
+        return None if maker is None else maker.extract(picture(event.image), event.stamp)
 
     def extractors(self) -> dict[str, dict[str, Any]]:
         """What made the streams."""

@@ -19,8 +19,9 @@ from flow_policy_ros.policy.prompt import Prompter
 from flow_policy_ros.runtime.types import FeatureArray
 from flow_policy_ros.training.config import TrainConfig, TrainError
 from flow_policy_ros.training.sources import Source
-from flow_policy_ros.vision.pretrained import ExtractorError
-from flow_policy_ros.vision.sentence import SentenceEncoder
+from flow_policy_ros.vision.pretrained import ExtractorError, locate
+from flow_policy_ros.vision.processors import refuse_wordless
+from flow_policy_ros.vision.sentence import SentenceEncoder, packaged, same_model
 
 ROOM = 16
 """Tokens by which a prompt may be longer than the longest of the data, unless ``--prompt-length`` says otherwise."""
@@ -43,17 +44,31 @@ def instructed(sources: Sequence[Source], config: TrainConfig, prompter: Prompte
 
 def keep_encoder(config: TrainConfig, folder: Path) -> None:
     """Copy a sentence model that was given as a folder into the checkpoint ``folder``, so that the robot finds it there. One that
-    has a name is found by it."""
-    source, target = Path(config.language).expanduser(), folder / SENTENCES
-    if not config.language or not source.is_dir() or target.is_dir():
+    has a name is found by it. Another model that is there, of a training before, goes: the robot would take it."""
+    if not config.language:
+        return
+    source, target = locate(packaged(config.language)).folder, folder / SENTENCES
+    if same_model(source, target):
+        return
+    if not Path(config.language).expanduser().is_dir():
+        _remove(target)
         return
     partial = folder / f"{SENTENCES}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for path in sorted(source.rglob("*")):
-        if path.is_file() and path.suffix in (".json", ".txt", ".safetensors"):
+        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".safetensors"):
             (partial / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, partial / path.relative_to(source))
+    _remove(target)
     partial.replace(target)
+
+
+def _remove(folder: Path) -> None:
+    """A folder, or the link to one that somebody has put in its place."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
 
 
 def _told(sources: Sequence[Source], config: TrainConfig) -> list[Source]:
@@ -87,6 +102,7 @@ def _reader(
         lengths = [len(prompter.ids("", size, images)[0])]
         for text in texts:
             try:
+                refuse_wordless(text)
                 lengths.append(len(prompter.ids(text, size, images)[0]))
             except ExtractorError:
                 continue  # ``_read`` says so

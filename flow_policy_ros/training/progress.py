@@ -50,7 +50,7 @@ class ProgressBar:
 
 
 class InterruptFlag:
-    """Within the block, the first Ctrl-C sets ``raised`` and the second one interrupts at once."""
+    """Within the block, the first Ctrl-C, or SIGTERM as schedulers send it, sets ``raised``; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.raised = False
@@ -58,14 +58,15 @@ class InterruptFlag:
     def __enter__(self) -> InterruptFlag:
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = [(number, signal.signal(number, self._on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._main:
-            signal.signal(signal.SIGINT, self._before)
+            for number, before in self._before:
+                signal.signal(number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.raised = True

@@ -6,7 +6,7 @@ How each is read is ``data``'s; splitting, statistics and batches are ``training
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from flow_policy_ros.data.lerobot.recordings import lerobot_recordings
 from flow_policy_ros.data.recording import Recording, read_recordings
 from flow_policy_ros.data.windows import Ages
 from flow_policy_ros.resources import robot_file
+from flow_policy_ros.runtime.contract import StreamContract
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.robot import Robot, load_robot
+from flow_policy_ros.runtime.stream_cameras import greatest_ages_of
 from flow_policy_ros.training.config import TrainConfig, TrainError
 from flow_policy_ros.training.frames import FrameExtract, frame_streams, of_episodes
 
@@ -90,7 +92,7 @@ def _source(
         raise TrainError(f"{path} mixes episodes of the robots {names}; keep each in a folder of its own.")
     known = next((robot for robot in robots if robot.name == names[0]), None)
     frames = tuple(frame_streams(config).values())
-    return Source(path, weight, names[0], tuple(recordings), extractors, _ages(recordings[0], known, config), frames)
+    return Source(path, weight, names[0], tuple(recordings), extractors, _ages(recordings[0], known, config, extractors), frames)
 
 
 def _bags(path: Path, robot: Robot, config: TrainConfig, extract: FrameExtract | None) -> list[Recording]:
@@ -150,17 +152,32 @@ def _streams_of_bag(path: Path) -> list[str]:
         bag.close()
 
 
-def _ages(recording: Recording, robot: Robot | None, config: TrainConfig) -> Ages:
-    """As given; else as the robot's policy node judges them; no limit for simulated episodes, whose ticks are all on time."""
+def _ages(
+    recording: Recording, robot: Robot | None, config: TrainConfig, extractors: Mapping[str, dict[str, Any]]
+) -> Ages:
+    """As given; else as the robot's policy node judges them, those of its cameras too; no limit for simulated episodes, whose
+    ticks are all on time."""
     if recording.tick_ns:
         live = Ages()
     else:
         given = {} if robot is None else robot.parameters
-        live = Ages(*(
+        joint_state_s, features_s = (
             float(given.get(f"policy.{name}", getattr(PolicyParameters, name)))
             for name in ("joint_state_max_age_s", "features_max_age_s")
-        ))  # fmt: skip
+        )
+        cameras = {} if robot is None else _camera_ages(recording, robot, config, extractors)
+        live = Ages(joint_state_s, features_s, cameras)
     return Ages(
         live.joint_state_s if config.joint_state_max_age is None else config.joint_state_max_age,
         live.features_s if config.features_max_age is None else config.features_max_age,
+        live.streams_s if config.features_max_age is None else {},
     )
+
+
+def _camera_ages(
+    recording: Recording, robot: Robot, config: TrainConfig, extractors: Mapping[str, dict[str, Any]]
+) -> dict[str, float]:
+    observed = (*config.streams, *frame_streams(config).values())
+    shapes = {name: recording.streams[name].values.shape for name in observed}
+    streams = [StreamContract(name, shape[1], shape[2], extractors.get(name, {})) for name, shape in shapes.items()]
+    return greatest_ages_of(streams, robot)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flow_policy_ros.runtime.instruction_text import require_words
+from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.vision.preprocessing import Image, Normalisation, check_once, covered
 from flow_policy_ros.vision.pretrained import ExtractorError
 
@@ -148,6 +150,14 @@ class PromptWay(ImageWay):
         side = round(count**0.5)
         one_picture = area is not None and side * side == count
         return Layout((side, side), area) if one_picture else Layout(None, None)
+
+
+def refuse_wordless(instruction: str) -> None:
+    """``require_words``, as ``ExtractorError``: before any model looks at the instruction."""
+    try:
+        require_words(instruction)
+    except BadInput as error:
+        raise ExtractorError(str(error)) from error
 
 
 def refuse_long(instruction: str, count: int, most: int, model: str) -> None:

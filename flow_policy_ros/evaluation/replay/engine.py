@@ -185,12 +185,15 @@ class _Run:
         return result
 
     def _tell(self, said: InstructionEvent, now: int, result: Observed) -> None:
-        try:
-            self._policy.instruct(said.text, now)
-            if isinstance(self._perception, InstructedPerception) and self._perception.speaks:
-                self._perception.instruct(said.text)
-        except ValueError as error:
-            result.bad.append(BadEvent(said.received, "instruction", str(error)))
+        """Policy and perception hear it each by itself, as the nodes do: what one cannot read, the other may."""
+        listeners: list[Callable[[], None]] = [partial(self._policy.instruct, said.text, now)]
+        if isinstance(self._perception, InstructedPerception) and self._perception.speaks:
+            listeners.append(partial(self._perception.instruct, said.text))
+        for hear in listeners:
+            try:
+                hear()
+            except ValueError as error:
+                result.bad.append(BadEvent(said.received, "instruction", str(error)))
 
     def _show(self, seen: ReplayFeatures, result: Observed) -> None:
         try:
