@@ -22,7 +22,17 @@ from flow_policy_ros.policy.deployed import deploy
 from flow_policy_ros.policy.exported import RUNNERS, ExportedNetwork
 from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.flow_policy import FlowPolicy
-from flow_policy_ros.policy.graphs import CONDITION, FOLDER, MANIFEST, VELOCITY, ExportError, tensors_of, with_tensors, write_graphs
+from flow_policy_ros.policy.graphs import (
+    CONDITION,
+    FOLDER,
+    MANIFEST,
+    VELOCITY,
+    ExportError,
+    tensors_of,
+    with_tensors,
+    write_graphs,
+    write_network,
+)
 from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.types import Continuation
 
@@ -97,7 +107,7 @@ def test_every_family_can_be_exported(tmp_path: Path, name: str, root: Path) -> 
             parameter.add_(0.05 * torch.randn_like(parameter))
     source = load_checkpoint(root / "checkpoints" / "adroit_door_state")
     save_checkpoint(tmp_path, Checkpoint(model, source.codecs))  # whose codec does not matter to the graphs
-    write_graphs_of(model, tmp_path)
+    write_network(model.network, tmp_path)
     network = ExportedNetwork.load(tmp_path, shape, "onnx")
     mask = torch.tensor([[True, False]])
     observation = Conditioning.of(torch.randn(1, 5), torch.randn(1, 2, 4), mask, torch.tensor([1]))
@@ -109,14 +119,6 @@ def test_every_family_can_be_exported(tmp_path: Path, name: str, root: Path) -> 
     for a, b in zip(expected, given, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).abs().max() > 1e-4
-
-
-def write_graphs_of(model: FlowModel, folder: Path) -> None:
-    """As ``write_graphs``, of a model whose checkpoint has no codec of its own."""
-    from unittest import mock
-
-    with mock.patch("flow_policy_ros.policy.graphs.load_checkpoint", lambda path: Checkpoint(model, ())):
-        write_graphs(folder)
 
 
 def test_all_networks_are_among_those_tested() -> None:

@@ -18,7 +18,7 @@ from flow_policy_ros.vision.encoders import load_encoder
 from flow_policy_ros.vision.features import FeatureExtractor
 from flow_policy_ros.vision.preprocessing import Normalisation, check_once, covered
 from flow_policy_ros.vision.pretrained import ExtractorError, import_transformers, locate
-from flow_policy_ros.vision.vlm import Pooled, VlmFeatures, load_vlm, split_mask
+from flow_policy_ros.vision.vlm import VlmFeatures, load_vlm
 
 SIZE = (48, 64)
 KINDS = (*TOWERS, *PROMPTED)
@@ -65,7 +65,7 @@ def test_tokens_are_the_models_own(folders, kind):
     folder, image, said = folders(kind), picture(), words_for(kind)
     features: FeatureExtractor = load_vlm(str(folder), SIZE, said, precision="fp32")
     values = features.extract(image, 5).values
-    tokens, mask = split_mask(values)
+    tokens, mask = values[..., :-1], values[..., -1] > 0.5  # the last channel is the mask
     assert values.shape == (features.tokens, features.channels) and values.dtype == np.float32
     assert (tokens[~mask] == 0).all()
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -274,16 +274,6 @@ def test_bf16_is_close_and_comes_out_as_float32(folders):
         load_vlm(str(folders("siglip")), SIZE, precision="fp8")
     with pytest.raises(ExtractorError, match="device 'abacus' cannot be used"):
         load_vlm(str(folders("siglip")), SIZE, device="abacus")
-
-
-def test_pooled_is_the_mean_of_the_real_tokens(folders):
-    whole = load_vlm(str(folders("llava")), SIZE, "open the door")
-    pooled = Pooled(whole)
-    tokens, mask = split_mask(whole.extract(picture(), 3).values)
-    one = pooled.extract(picture(), 3)
-    assert one.values.shape == (1, whole.channels) and one.stream == "vlm_pooled" and 0 < mask.sum() < len(mask)
-    assert one.values[0, :-1] == pytest.approx(tokens[mask].mean(axis=0), abs=1e-6) and one.values[0, -1] == 1
-    assert pooled.identity() != whole.identity()
 
 
 def test_identity_names_weights_and_preprocessing(folders, tmp_path):

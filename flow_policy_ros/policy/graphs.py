@@ -73,12 +73,16 @@ def write_graphs(checkpoint: Path) -> Manifest:
     if not (checkpoint / WEIGHTS).is_file():
         raise CheckpointError(f"{checkpoint} is no checkpoint: it has no {WEIGHTS}.")
     model = load_checkpoint(checkpoint).model
-    network = model.network
     if model.network_name in VLM_NETWORKS:
         raise ExportError(
             f"{checkpoint} holds a vision-language model (network {model.network_name}), which runs in torch only; such a policy "
             "cannot be exported."
         )
+    return write_network(model.network, checkpoint)
+
+
+def write_network(network: VelocityNetwork, checkpoint: Path) -> Manifest:
+    """Write the graphs of ``network``, which has the weights of the checkpoint folder. Raises ``ExportError``."""
     folder = checkpoint / FOLDER
     folder.mkdir(exist_ok=True)
     try:

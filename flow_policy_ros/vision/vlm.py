@@ -122,32 +122,6 @@ class VlmFeatures:
         }
 
 
-class Pooled:
-    """One token: the mean of another extractor's real tokens, for heads that fuse late. Keeps the mask channel."""
-
-    tokens = 1
-
-    def __init__(self, whole: VlmFeatures) -> None:
-        self.stream = f"{whole.stream}_pooled"
-        self.channels = whole.channels
-        self._whole = whole
-
-    def extract(self, image: NDArray[np.uint8], stamp: int) -> Features:
-        """As in ``FeatureExtractor``; raises what the other raises."""
-        tokens, mask = split_mask(self._whole.extract(image, stamp).values)
-        mean = tokens[mask].mean(axis=0) if mask.any() else np.zeros(self.channels - 1, dtype=np.float32)
-        return Features(stamp, self.stream, np.append(mean, np.float32(mask.any())).astype(np.float32)[None])
-
-    def identity(self) -> dict[str, Any]:
-        """The other's, and that it was pooled."""
-        return {**self._whole.identity(), "pooled": "mean"}
-
-
-def split_mask(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Values (…, tokens, channels) whose last channel is the mask: tokens (…, tokens, channels − 1) and mask (…, tokens)."""
-    return values[..., :-1], values[..., -1] > 0.5
-
-
 def load_vlm(
     model: str,
     size: tuple[int, int],
