@@ -46,17 +46,18 @@ def demonstrated(bit: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return point[:, None] + 0.02 * torch.randn(len(bit), HORIZON, 2, generator=generator)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_learns_eight_gaussians_half_by_half(name):
+@pytest.mark.parametrize(("name", "predicts"), [(name, "velocity") for name in NETWORKS] + [("residual_mlp", "chunk")])
+def test_learns_eight_gaussians_half_by_half(name: str, predicts: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     batch, steps = BATCH_AND_STEPS[name]
+    steps *= 3 if predicts == "chunk" else 1
     model = FlowModel(
         name,
         SIZES[name] | LARGER.get(name, {}),
         NetworkShape(state=1, horizon=HORIZON, action=2, tokens=2, channels=1),
-        FlowConfig(time_sampler="logit_normal"),
+        FlowConfig(time_sampler="logit_normal", predicts=predicts),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.99), fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / 50, 3.0 * (1.0 - k / steps)))

@@ -68,7 +68,8 @@ def attention_map(network: VelocityNetwork, x: torch.Tensor, t: torch.Tensor, ca
 def attention_at(network: VelocityNetwork, observation: Conditioning, noise: torch.Tensor, time: float, steps: int) -> AttentionMap:
     """The attention at solver time ``time`` in [0, 1) of a chunk that ``steps`` Euler steps make of ``noise`` (B, H, A).
 
-    Of the step that begins there, or of the last one before. Raises ``ValueError`` for another time, and as ``attention_map``.
+    Of the step that begins there, or of the last one before; after 0, of a network whose output is the velocity. Raises
+    ``ValueError`` for another time, and as ``attention_map``.
     """
     if not 0.0 <= time < 1.0:
         raise ValueError(f"solver time is {time}, expected at least 0 (noise) and less than 1, where the chunk is finished.")

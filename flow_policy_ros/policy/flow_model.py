@@ -18,8 +18,9 @@ from flow_policy_ros.flow.couplings import make_coupling
 from flow_policy_ros.flow.guidance import guided_velocity
 from flow_policy_ros.flow.losses import masked_mse
 from flow_policy_ros.flow.paths import straight_path
+from flow_policy_ros.flow.predictions import make_prediction
 from flow_policy_ros.flow.prefix import CleanPrefix, draw_prefix, times_with_prefix
-from flow_policy_ros.flow.shapes import chunk_mask, require_shape
+from flow_policy_ros.flow.shapes import broadcast_time, chunk_mask, require_shape
 from flow_policy_ros.flow.solvers import Solver, SolveResult, Velocity, make_solver
 from flow_policy_ros.flow.time_samplers import make_time_sampler
 from flow_policy_ros.models.conditioning import Conditioning, NetworkShape
@@ -35,6 +36,7 @@ class FlowConfig:
     ``time_sampler``, ``coupling``, ``solver``: names of ``flow``. ``condition_dropout``: share of the training samples that
     see the null observation instead of their own, which is ``learned`` or ``zeros`` (``null``); above 0, classifier-free
     guidance is possible. ``prefix``: the longest committed prefix in steps that training shows clean (training-time RTC).
+    ``predicts``: what the network's output means, a name of ``flow.predictions``.
     """
 
     time_sampler: str = "uniform"
@@ -43,6 +45,7 @@ class FlowConfig:
     condition_dropout: float = 0.0
     null: str = "learned"
     prefix: int = 0
+    predicts: str = "velocity"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.condition_dropout < 1.0:
@@ -87,6 +90,8 @@ class FlowModel(nn.Module):
         self._times = make_time_sampler(flow.time_sampler)
         self._coupling = make_coupling(flow.coupling)
         self.solver = make_solver(flow.solver)
+        self.prediction = make_prediction(flow.predicts)
+        self.prediction.require(self.solver)
         if flow.condition_dropout > 0 and flow.null == "learned":
             self.null_state = nn.Parameter(torch.zeros(shape.state))
             self.null_tokens = nn.Parameter(torch.zeros(shape.tokens, shape.channels))
@@ -137,8 +142,10 @@ class FlowModel(nn.Module):
         mask: torch.Tensor,
     ) -> torch.Tensor:
         """The loss of given pairs (``noise``, ``actions``), both (B, H, A), at times t (B,) or (B, H)."""
-        x, target = straight_path(noise, actions, t)
-        return masked_mse(self.velocity(x, t, self.condition(observation)), target, mask)
+        x, _ = straight_path(noise, actions, t)
+        output = self._output(x, t, self.condition(observation))
+        weight = broadcast_time(self.prediction.weight(t), actions).sqrt()
+        return masked_mse(weight * output, weight * self.prediction.target(noise, actions), mask)
 
     forward = pair_loss
 
@@ -155,9 +162,11 @@ class FlowModel(nn.Module):
         """Chunks (B, H, A) in ``steps`` steps of ``solver`` (default: the trained one), from ``noise`` (B, H, A) if given.
 
         ``guidance_scale`` s gives v_null + s (v - v_null) (Ho & Salimans 2022) and costs nothing at 1. ``guide`` wraps the
-        velocity, for real-time chunking. Raises ``ValueError`` for other shapes, NaN, fewer than one step, or a scale
-        without a trained null condition.
+        velocity, for real-time chunking. Raises ``ValueError`` for other shapes, NaN, fewer than one step, a scale
+        without a trained null condition, or a solver that cannot follow what the network predicts.
         """
+        solver = solver or self.solver
+        self.prediction.require(solver)
         if noise is None:
             noise = self.draw_noise(observation, generator)
         self._check(noise, "noise", len(observation))
@@ -165,7 +174,7 @@ class FlowModel(nn.Module):
         velocity, start = guide(velocity) if guide else velocity, self._masked(noise, observation.embodiment)
         if isinstance(velocity, CleanPrefix):
             start = velocity.start(start)
-        return (solver or self.solver).solve(velocity, start, steps)
+        return solver.solve(velocity, start, steps)
 
     def condition(self, observation: Conditioning) -> tuple[Any, torch.Tensor | None]:
         """What ``velocity`` needs of an observation, computed once per chunk. Raises ``ValueError`` for a misfit."""
@@ -179,10 +188,9 @@ class FlowModel(nn.Module):
 
     def velocity(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
         """Velocity (B, H, A) at x (B, H, A), t (B,) or (B, H): zero on padded dimensions, whatever x holds there."""
-        inner, real = cache
-        if real is None:
-            return self.network.velocity(x, t, inner)
-        return torch.where(real, self.network.velocity(torch.where(real, x, 0.0), t, inner), 0.0)
+        real = cache[1]
+        velocity = self.prediction.velocity(self._output(x, t, cache), x, t)
+        return velocity if real is None else torch.where(real, velocity, 0.0)
 
     def draw_noise(self, observation: Conditioning, generator: torch.Generator | None = None) -> torch.Tensor:
         """Standard normal (B, H, A) float32, zero on padded dimensions; drawn on the CPU."""
@@ -219,6 +227,13 @@ class FlowModel(nn.Module):
                 "guidance_scale is not 1, but the model has no trained null condition; use scale 1, or train with "
                 "--condition-dropout above 0."
             )
+
+    def _output(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
+        """What the network says (B, H, A), zero on padded dimensions."""
+        inner, real = cache
+        if real is None:
+            return self.network.velocity(x, t, inner)
+        return torch.where(real, self.network.velocity(torch.where(real, x, 0.0), t, inner), 0.0)
 
     def _bound(self, observation: Conditioning, guidance_scale: float) -> Velocity:
         """The velocity of this observation, guided if the scale is not 1."""

@@ -63,6 +63,7 @@ class FlowPolicy:
         self.prefix = self.model.flow.prefix
         self._device = device
         self._solver = make_solver(solver) if solver else self.model.solver
+        self.model.prediction.require(self._solver)
         self._guidance_scale = guidance_scale
         self._readers = tuple(readers)
         network = self.model.network

@@ -153,6 +153,8 @@ class TrainConfig(LoopConfig):
     """How observations and actions are scaled."""
     time_sampler: str = "uniform"
     """Training times: uniform, beta (pi0), groot_n1, groot_n16, logit_normal, or from_noise (mostly t = 0)."""
+    predicts: str = "velocity"
+    """What the network puts out: velocity, or chunk (where the path ends; learned from fewer demonstrations of one skill)."""
     coupling: str = "independent"
     """How noise and chunks are paired in a batch: independent or optimal_transport."""
     solver: str = "euler"
@@ -270,7 +272,9 @@ class TrainConfig(LoopConfig):
 
     def flow(self) -> FlowConfig:
         """The part that the model keeps. Raises ``ValueError``."""
-        return FlowConfig(self.time_sampler, self.coupling, self.solver, self.condition_dropout, self.null, self.prefix)
+        return FlowConfig(
+            self.time_sampler, self.coupling, self.solver, self.condition_dropout, self.null, self.prefix, self.predicts
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

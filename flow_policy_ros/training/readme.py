@@ -85,8 +85,8 @@ def policy_described(checkpoint: Checkpoint) -> str:
             *(_robot_described(codec) for codec in checkpoint.codecs),
             "",
             f"* Network: `{model.network_name}`, {parameters:.2f} M parameters ({sizes}).",
-            f"* Flow: straight path, training times `{flow.time_sampler}`, coupling `{flow.coupling}`, solver `{flow.solver}`"
-            f"{guided}{prefix}.",
+            f"* Flow: straight path, the network predicts the {flow.predicts}, training times `{flow.time_sampler}`, "
+            f"coupling `{flow.coupling}`, solver `{flow.solver}`{guided}{prefix}.",
         ]
     )
 
