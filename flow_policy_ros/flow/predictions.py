@@ -78,7 +78,7 @@ class PredictChunk:
     def require(self, solver: Solver) -> None:
         """See ``Prediction``."""
         if not isinstance(solver, FixedGridSolver) or solver.times(1)[-1] >= 1.0:
-            raise ValueError("the policy predicts chunks, which only the solvers euler and midpoint can follow; choose one of them.")
+            raise ValueError("the policy predicts chunks, which only the solvers euler and midpoint can follow; choose one.")
 
 
 PREDICTIONS: dict[str, type[Prediction]] = {"velocity": PredictVelocity, "chunk": PredictChunk}
