@@ -19,7 +19,7 @@ demo: setup
 	@$(VENV)/bin/flow_policy demo $(DEMO)
 
 test: setup
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TEST)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(TEST)
 
 lint: setup
 	@$(VENV)/bin/ruff check .

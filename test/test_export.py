@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +189,26 @@ def test_deployed_by_parameter(exported: Path) -> None:
     previous = graphs.sample(observation, 5, 0)[0]
     chunks = [p.sample(observation, 5, 1, Continuation("rtc_identity", previous, 2, 4))[0] for p in (torch_policy, graphs)]
     np.testing.assert_allclose(*chunks, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", RUNNERS)
+def test_a_program_that_ran_graphs_still_ends_when_asked(exported: Path, backend: str) -> None:
+    """A backend that leaves the thread a stack for signals which is gone with the policy would have the process killed instead."""
+    code = (
+        "import faulthandler, gc, signal, sys\n"
+        "faulthandler.enable()\n"
+        "from pathlib import Path\n"
+        "from flow_policy_ros.models.conditioning import NetworkShape\n"
+        "from flow_policy_ros.policy.exported import ExportedNetwork\n"
+        f"shape = NetworkShape(**{load_checkpoint(exported).model.shape.__dict__!r})\n"
+        f"network = ExportedNetwork.load(Path({str(exported)!r}), shape, {backend!r})\n"
+        "del network\n"
+        "gc.collect()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('asked')\n"
+    )
+    signal_stays = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    done = subprocess.run([sys.executable, "-c", signal_stays + code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "asked\n"), done.stderr

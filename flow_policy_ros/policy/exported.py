@@ -6,6 +6,8 @@ itself.
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +34,7 @@ class OnnxRuntime:
     """``Runner`` by ONNX Runtime: TensorRT or CUDA where its build offers them, else the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else importing it numbers this machine and reports its use
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -51,10 +54,8 @@ class OpenVino:
     """``Runner`` by OpenVINO on the CPU, in float32 whatever shorter format the processor offers."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import openvino
-
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        compiled = _openvino().compile_model(path, "CPU", settings)
         self._request = compiled.create_infer_request()
         self._outputs = compiled.outputs
         self.inputs = tuple(part.get_any_name() for part in compiled.inputs)
@@ -63,6 +64,15 @@ class OpenVino:
         """See ``Runner``."""
         found = self._request.infer({name: values[name] for name in self.inputs})
         return [np.array(found[part]) for part in self._outputs]  # a copy: the request reuses its memory
+
+
+@functools.cache
+def _openvino() -> Any:
+    """One core, kept as long as the process lives. While one exists, signals of this thread run on a stack of its own; with it that
+    stack goes, but the thread is not told: the next signal, such as the one that asks the process to end, then kills it."""
+    import openvino
+
+    return openvino.Core()
 
 
 RUNNERS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
