@@ -55,6 +55,16 @@ def test_stamps_follow_episode_and_step(simulated):
     assert simulated.stamp == 121_000_000_000 + CONTROL_STEP_NS == simulated.joint_state().stamp
 
 
+def test_the_scene_waits_for_the_controller(simulated):
+    """In the first step nothing moves, whatever is commanded; from the second on the command acts."""
+    simulated.reset(seed=1, episode=0)
+    before, far = simulated.data.qpos.copy(), simulated.joint_state().position + 0.1
+    simulated.step(far)
+    assert np.array_equal(simulated.data.qpos, before)
+    simulated.step(far)
+    assert not np.array_equal(simulated.data.qpos, before)
+
+
 def test_effort_is_what_the_joints_own_actuator_exerts(simulated):
     simulated.reset(seed=2, episode=0)
     for _ in range(5):

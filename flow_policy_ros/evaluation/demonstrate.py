@@ -20,7 +20,7 @@ from flow_policy_ros.runtime.types import Features, FloatArray
 from flow_policy_ros.safety.command_loop import CommandLoop
 from flow_policy_ros.safety.limiter import SetpointLimiter
 from flow_policy_ros.sim.expert import Expert
-from flow_policy_ros.sim.robot import CONTROL_STEP_NS, AdroitRobot
+from flow_policy_ros.sim.robot import CONTROL_STEP_NS, STILL_STEPS, AdroitRobot
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def smooth_noise(generator: np.random.Generator, steps: int, scale: FloatArray, 
 def demonstrate(robot: AdroitRobot, expert: Expert, seed: int, steps: int, noise: float) -> Recording:
     """Run one expert episode. ``noise`` is the disturbance's standard deviation as a fraction of each joint's command range."""
     robot.reset(seed, episode=seed)
+    for _ in range(STILL_STEPS):
+        robot.step(None)
     limits = robot.robot.limits
     limiter = SetpointLimiter(limits, CONTROL_STEP_NS * 1e-9)
     limiter.start(np.clip(robot.joint_state().position, limits.lower, limits.upper))
