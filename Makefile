@@ -2,13 +2,14 @@
 VENV ?= .venv
 export VENV
 
-.PHONY: help setup demo test lint doctor clean
+.PHONY: help setup demo test lint doctor benchmarks clean
 
 help:
 	@echo "make demo     set up, then watch the simulated hand open doors (DEMO='--episodes 2' passes options)"
 	@echo "make test     set up, then run all tests (TEST='-k limiter' passes options)"
 	@echo "make lint     set up, then ruff and mypy"
 	@echo "make doctor   set up, then say what was found on this machine"
+	@echo "make benchmarks EXPERT=folder  set up, then a small Adroit table in minutes"
 	@echo "make setup    only the set-up: $(VENV) with pinned dependencies, ROS 2, libraries for rendering"
 	@echo "make clean    remove what was built, but not $(VENV)"
 
@@ -27,6 +28,12 @@ lint: setup
 
 doctor: setup
 	@$(VENV)/bin/flow_policy doctor
+
+# A small version of docs/benchmarks.md's table. EXPERT: the folder with door_expert.npz; more rows and cells by BENCHMARKS.
+benchmarks: setup
+	@test -n "$(EXPERT)" || { echo "error: give the folder with the published experts' weights: make benchmarks EXPERT=folder" >&2; exit 2; }
+	@$(VENV)/bin/flow_policy bench adroit --out runs/benchmarks --expert "$(EXPERT)" --tasks door --demonstrations 10 \
+	  --observations state --rows expert regression flow_10 flow_1 --seeds 0 --episodes 10 --training-steps 400 --minutes 30 $(BENCHMARKS)
 
 clean:
 	rm -rf build install log *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

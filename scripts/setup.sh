@@ -107,7 +107,7 @@ dependencies() {
     "${pip[@]}" -c "$constraints" -r requirements/torch.txt
     say "everything else"
     "${pip[@]}" -c "$constraints" "${files[@]}"
-    "${pip[@]}" -c "$constraints" --no-deps -r requirements/no_deps.txt
+    "${pip[@]}" -c "$constraints" --no-deps -r requirements/no_deps.txt -r requirements/benchmarks.txt
     "${pip[@]}" --no-deps --no-build-isolation -e .
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from objectives_support import OPPONENTS
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -96,6 +97,20 @@ def test_graphs_can_have_a_deadline(exported: Path) -> None:
     assert hurried.sample(random_observation(policy(exported).codec, generator, 0), 5, 1)[1] == 5
     refused = hurried.refusal("rtc", 10)
     assert refused is not None and "rtc_identity only" in refused and hurried.refusal("rtc_identity", 10) is None
+
+
+@pytest.mark.parametrize("name", OPPONENTS)
+def test_graphs_are_of_the_network_whatever_it_was_trained_for(exported: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(exported, folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"objective": name, "flow": {}}))
+    theirs = deploy(PolicyParameters(checkpoint=str(folder), backend="onnx"), "adroit_door")
+    for k in range(2):
+        observation = random_observation(policy(folder).codec, np.random.default_rng(k), k)
+        (ours, nfe), (given, nfe_given) = policy(folder).sample(observation, 10, 0), theirs.sample(observation, 10, 0)
+        np.testing.assert_allclose(given, ours, atol=1e-4)
+        assert nfe == nfe_given == (1 if name == "regression" else 10)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dit" else SLOW) for name in SMALL])

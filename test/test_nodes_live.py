@@ -63,7 +63,7 @@ def test_policy(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     detections, objects = ears.speak(Image, "features/detections"), ears.speak(Image, "features/objects")
     info = ears.speak(String, "features/detections/info", qos.LATCHED)
     patient = {"policy__joint_state_max_age_s": 8.0}  # a busy machine must not make the joint state the stale one
-    node = launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, **patient)
+    node = launcher.node("policy_node", robot_file, policy__checkpoint=checkpoint, policy__steps=2, policy__profile=True, **patient)
 
     waiting = diagnostics.wait_for(lambda s: s.name == "policy" and s.level == WARN and "features" in s.message)
     assert "'detections'" in waiting.message and not chunks.messages
@@ -80,6 +80,8 @@ def test_policy(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
     with ears.insisting(see):
         chunk = chunk_from_message(chunks.wait_for())
         assert set(chunk.names) == set(JOINTS) and chunk.positions.shape == (16, 2)
+        stages = {f"profile_ms.{stage}.p99" for stage in ("assembly", "velocity", "decode", "publish")}
+        diagnostics.wait_for(lambda s: stages <= set(values(s)))
         with ears.insisting(say_odd_things):
             counted = {"rejections.joint_state_names", "rejections.features_malformed"}
             diagnostics.wait_for(lambda s: counted <= set(values(s)))

@@ -26,6 +26,7 @@ SUMMARY = {
     "episodes": 2,
     "strict_success_rate": 0.0,
     "strict_successes": 0,
+    "strict_steps": 25,
     "seed": 7,
     "wall_s": 1.5,
     "realtime_factor": 0.53,

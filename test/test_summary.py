@@ -41,6 +41,7 @@ def test_figures() -> None:
     assert (summary["successes"], summary["episodes"], summary["seed"]) == (2, 3, 4)
     assert summary["success_rate"] == pytest.approx(2 / 3)
     assert summary["strict_successes"] == 1  # 25 steps are not more than 25
+    assert summarise(outcomes(), NO_DELAY, 3.0, 4, strict_steps=20)["strict_successes"] == 2
     assert summary["latency_ms"] == {"inference": {"p50": 2.0, "p99": pytest.approx(2.98)}}  # no samples, no figure
     assert summary["interventions"] == {"position": {}, "velocity": {"a": 9}, "acceleration": {"b": 1}}
     assert summary["intervention_rate"] == 0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from objectives_support import ALL, OPPONENTS
 from safetensors.torch import load_file
 from test_parity import SIZES as FAMILY_SIZES
 
@@ -19,9 +20,12 @@ from flow_policy_ros.policy.checkpoint import load_checkpoint
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.runtime.types import Observation
 from flow_policy_ros.training.augment import augment
-from flow_policy_ros.training.config import TrainConfig
+from flow_policy_ros.training.config import DistillConfig, TrainConfig, TrainError
+from flow_policy_ros.training.data import load_training_data
+from flow_policy_ros.training.distill import distill
 from flow_policy_ros.training.ema import Ema
 from flow_policy_ros.training.loop import learning_rate
+from flow_policy_ros.training.paths import check_deployment, raw_batch
 from flow_policy_ros.training.trainer import train
 
 SMALL = ["--sizes", "width=32", "blocks=2", "expansion=2", "time_width=16", "observation_width=16"]
@@ -153,6 +157,44 @@ def test_a_family_is_one_option(data, tmp_path, network):
     assert chunk.shape == (4, 2) and np.isfinite(chunk).all() and nfe == 2
 
 
+@pytest.mark.parametrize("name", OPPONENTS)
+def test_an_objective_is_one_option(data, tmp_path, name):
+    """The same command otherwise, also to go on with it; and a README that says what was made."""
+    command = arguments(data, tmp_path / "run", "--steps", "4", "--objective", name)
+    assert main([*command, "--stop-at", "2"]) == 0 and main([*command, "--resume"]) == 0
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint.model.objective == checkpoint.training["config"]["objective"] == name and checkpoint.training["steps"] == 4
+    assert checkpoint.training["validation"].keys() == {"loss", "chunk_rmse"}
+    assert all(np.isfinite(value) for value in checkpoint.training["validation"].values())
+    readme = (tmp_path / "run" / "README.md").read_text()
+    assert f"# {name.capitalize()} policy for adroit_door" in readme and "Flow: straight path" not in readme
+    assert {"regression": "one pass of the network is the chunk", "diffusion": "sampled by DDIM"}[name] in readme
+    seen = {"marker": np.array([[0.5, -0.5]], dtype=np.float32)}
+    chunk, nfe = FlowPolicy.load(tmp_path / "run").sample(Observation(7, np.zeros(2), seen), steps=3, seed=1)
+    assert chunk.shape == (4, 2) and np.isfinite(chunk).all() and nfe == {"regression": 1, "diffusion": 3}[name]
+
+
+def test_a_run_is_not_continued_with_another_objective(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "run", "--steps", "2", "--stop-at", "1")) == 0
+    assert main(arguments(data, tmp_path / "run", "--steps", "2", "--objective", "regression", "--resume")) == 2
+    assert "--objective was flow, now regression" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_trained_is_what_is_deployed_whatever_the_objective(data, tmp_path, name):
+    """By the gates that the objective has; those of distillation are a flow's affair."""
+    config = TrainConfig(data=(data,), out=tmp_path / "run", streams=("marker",), sizes=("width=16",), steps=2, objective=name)
+    train(config)
+    checkpoint, batches = load_checkpoint(tmp_path / "run"), raw_batch(load_training_data(config))
+    gates = check_deployment(checkpoint.model, checkpoint.codecs, tmp_path / "run", batches, name)
+    assert {"velocity", "action_transform", "noise_padding"} <= {gate.name for gate in gates}
+    assert not [gate for gate in gates if not gate.passed]
+    if name == "flow":
+        return
+    with pytest.raises(TrainError, match=f"is a {name} policy, expected a flow: reflow straightens the paths of one"):
+        distill(DistillConfig(teacher=tmp_path / "run", out=tmp_path / "student"))
+
+
 def test_learns_the_goal(data, tmp_path):
     """The loss falls, and the held-out chunks come nearer, than after a handful of steps."""
     base = {"data": (data,), "streams": ("marker",), "horizon": 4, "batch": 64, "warmup": 10, "validation": 0.25,
@@ -193,6 +235,7 @@ def test_interruption_leaves_a_usable_checkpoint(data, tmp_path):
         (["--chunk-dt", "0.015"], "a multiple of the episodes' tick"),
         (["--batch", "0"], "--batch is 0, expected at least 1"),
         (["--delay-min", "1"], "--delay-max is 0.0"),
+        (["--objective", "regression", "--predicts", "chunk"], "objective regression has no flow, to which --predicts chunk would"),
         (["--delay-min", "9", "--delay-max", "9"], "features of every stream"),
     ],
 )

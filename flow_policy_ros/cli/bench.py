@@ -7,14 +7,18 @@ import sys
 
 HELP = "measure sampling, training, closed-loop success, behaviour under delay, and the flow maths against others"
 BENCHES: dict[str, tuple[str, str]] = {
-    "sampling": ("flow_policy_ros.cli.bench_sampling", "time of a whole chunk, per network or checkpoint and step count"),
+    "sampling": ("flow_policy_ros.cli.bench_sampling", "time of a whole chunk, per backend and step count, beside others'"),
     "training": ("flow_policy_ros.cli.bench_training", "training samples per second, per network"),
-    "adroit": ("flow_policy_ros.cli.bench_adroit", "closed-loop success of checkpoints, per step count"),
+    "adroit": ("flow_policy_ros.cli.bench_adroit", "the Adroit table of success, or that of given checkpoints"),
     "instructed": ("flow_policy_ros.cli.bench_instructed", "whether another instruction makes a policy reach another goal"),
     "latency": ("flow_policy_ros.cli.bench_latency", "success and smoothness over inference delay, per mode and naively"),
+    "scaling": ("flow_policy_ros.cli.bench_scaling", "chunk time over horizon, action dimensions, prefix tokens and cameras"),
     "control": ("flow_policy_ros.cli.bench_control", "period error, stage time and memory of the command process, under load"),
     "replay": ("flow_policy_ros.cli.bench_replay", "speed of replay over real time, and memory over the length of recordings"),
     "convert": ("flow_policy_ros.cli.bench_convert", "MB/s from bags to datasets, and training samples per second from these"),
+    "profile": ("flow_policy_ros.cli.bench_profile", "where a chunk's time goes, per stage"),
+    "startup": ("flow_policy_ros.cli.bench_startup", "time until the command and the policy node can publish, per stage"),
+    "memory": ("flow_policy_ros.cli.bench_memory", "resident memory of every node, and its growth over many chunks"),
     "flow": ("flow_policy_ros.cli.bench_flow", "sample quality on a toy, beside torchcfm with the same network"),
 }
 

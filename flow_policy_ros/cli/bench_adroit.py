@@ -1,4 +1,7 @@
-"""``flow_policy bench adroit``: closed-loop success of several checkpoints on the same seeded episodes."""
+"""``flow_policy bench adroit --checkpoints``: closed-loop success of several checkpoints on the same seeded episodes.
+
+Without ``--checkpoints`` it is the Adroit table, which trains its policies itself: ``bench_table``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from typing import Annotated, Literal
 
 @dataclass(frozen=True)
 class Arguments:
-    """Closed-loop success of several checkpoints on the same seeded episodes, every one with its own measured delay."""
+    """Closed-loop success of several checkpoints on the same seeded episodes, every one with its own measured delay.
+
+    Without --checkpoints: the Adroit table (see its --help).
+    """
 
     checkpoints: tuple[Path, ...]
     """Checkpoint folders with the state observation."""
@@ -28,12 +34,15 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0; bad input raises ``ValueError``-derived errors."""
+    """Returns 0, of the table 1 when cells are left; bad input raises ``ValueError``-derived errors."""
     import tyro
 
+    from flow_policy_ros.cli import bench_table
     from flow_policy_ros.cli.bench import require_positive
     from flow_policy_ros.cli.outputs import print_json, require_file
 
+    if not any(word.partition("=")[0] == "--checkpoints" for word in argv):
+        return bench_table.main(argv)
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy bench adroit")
     require_file("--json", arguments.json)
     require_positive(("--episodes", arguments.episodes))

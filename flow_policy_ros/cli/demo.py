@@ -89,6 +89,7 @@ def demo(arguments: Arguments) -> int:
     from flow_policy_ros.runtime.inject import Injection
     from flow_policy_ros.runtime.parameters import ParameterError
     from flow_policy_ros.sim.gl import choose_backend
+    from flow_policy_ros.sim.tasks import TASKS
 
     for name, number in (("--episodes", arguments.episodes), ("--control-steps", arguments.control_steps)):
         if number < 1:
@@ -126,7 +127,7 @@ def demo(arguments: Arguments) -> int:
         "realtime": arguments.realtime,
         **summarise(
             run.outcomes, loaded, display.episodes_s or time.monotonic() - start, arguments.seed, arguments.realtime,
-            run.reported,
+            run.reported, TASKS[arguments.task].strict_steps,
         ),
     }  # fmt: skip
     print_summary(console, summary)

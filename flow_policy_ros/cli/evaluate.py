@@ -122,6 +122,7 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
     from flow_policy_ros.sim.robot import AdroitRobot
+    from flow_policy_ros.sim.tasks import TASKS
 
     loaded = load(selection, arguments.latency)
     robot = AdroitRobot(arguments.task, loaded.robot)
@@ -133,7 +134,8 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
         outcomes.append(result)
         if recorder is not None:
             records.append(recorder.record(result))
-    summary = summarise(outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed)
+    strict = TASKS[arguments.task].strict_steps
+    summary = summarise(outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed, strict_steps=strict)
     keep(arguments, records, summary)
     return summary
 
@@ -143,10 +145,12 @@ def over_ros(arguments: Arguments, selection: Selection, start: float) -> dict[s
     from flow_policy_ros.cli.over_ros import run_over_ros
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
+    from flow_policy_ros.sim.tasks import TASKS
 
     loaded = load(selection, arguments.latency)
     run = run_over_ros(selection, loaded, arguments.episodes, arguments.seed, arguments.control_steps)
-    summary = summarise(run.outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed, reported=run.reported)
+    strict = TASKS[arguments.task].strict_steps
+    summary = summarise(run.outcomes, loaded, time.monotonic() - start, arguments.seed, False, run.reported, strict)
     keep(arguments, run.records, summary)
     return summary
 

@@ -52,13 +52,13 @@ def export(arguments: Arguments) -> dict[str, Any]:
 
     from flow_policy_ros import resources
     from flow_policy_ros.policy.checkpoint import load_checkpoint
-    from flow_policy_ros.policy.exported import BACKENDS, ExportedNetwork
+    from flow_policy_ros.policy.exported import RUNNERS, ExportedNetwork
     from flow_policy_ros.policy.flow_policy import FlowPolicy
     from flow_policy_ros.policy.graphs import FOLDER, ExportError, write_graphs
 
-    unknown = [name for name in arguments.backends if name not in BACKENDS[1:]]
+    unknown = [name for name in arguments.backends if name not in RUNNERS]
     if unknown:
-        raise ExportError(f"--backends has {unknown}, expected some of {', '.join(BACKENDS[1:])}.")
+        raise ExportError(f"--backends has {unknown}, expected some of {', '.join(RUNNERS)}.")
     folder = resources.checkpoint(arguments.checkpoint)
     torch.set_num_threads(arguments.threads)
     write_graphs(folder)

@@ -37,6 +37,7 @@ def show_checkpoint(folder: Path, robot: Robot | None) -> dict[str, Any]:
         "size_bytes": size,
         "parameters": parameters,
         "network": {"name": loaded.model.network_name, "sizes": asdict(loaded.model.network_config)},
+        "objective": loaded.model.objective,
         "flow": asdict(loaded.model.flow),
         "embodiments": [_codec_content(codec) for codec in loaded.codecs],
         "joints": [joint for codec in loaded.codecs for joint in codec.contract.joints],

@@ -15,10 +15,10 @@ SETTLED = 0.1
 
 
 class Resident:
-    """Samples of this process, at most ``SAMPLES``, against how much of ``gigabytes`` has been gone through."""
+    """Samples of this process, at most ``SAMPLES``, against how much of ``amount`` (of a ``unit``) has been gone through."""
 
-    def __init__(self, gigabytes: float) -> None:
-        self._gigabytes = gigabytes
+    def __init__(self, amount: float, unit: str = "gb") -> None:
+        self._amount, self._unit = amount, unit
         self._samples: list[tuple[float, float]] = [(0.0, resident_mb(os.getpid()))]
 
     def at(self, share: float) -> None:
@@ -28,17 +28,17 @@ class Resident:
 
     def result(self) -> dict[str, Any]:
         """``resident_mb_start`` when the first tenth is done, ``resident_mb_end`` when all is, ``resident_mb_after`` now,
-        ``resident_mb_max`` of it all, MB; ``mb_per_gb`` what a straight line through the samples rises by from the first tenth on,
-        None when there are too few."""
+        ``resident_mb_max`` of it all, MB; ``mb_per_UNIT`` what a straight line through the samples rises by from the first tenth
+        on, None when there are too few."""
         end = resident_mb(os.getpid())
         settled = np.array([sample for sample in self._samples if sample[0] >= SETTLED]).reshape(-1, 2)
         slope = None
         if len(settled) >= 3:
-            slope = round(float(np.polyfit(settled[:, 0] * self._gigabytes, settled[:, 1], 1)[0]), 3)
+            slope = round(float(np.polyfit(settled[:, 0] * self._amount, settled[:, 1], 1)[0]), 3)
         start = float(settled[0, 1]) if len(settled) else self._samples[0][1]
         last = float(settled[-1, 1]) if len(settled) else end
         return {
             "resident_mb_start": round(start, 1), "resident_mb_end": round(last, 1), "resident_mb_after": round(end, 1),
             "resident_mb_max": round(max(mb for _, mb in [*self._samples, (1.0, end)]), 1),
-            "mb_per_gb": slope, "samples": len(settled),
+            f"mb_per_{self._unit}": slope, "samples": len(settled),
         }  # fmt: skip

@@ -17,8 +17,6 @@ from flow_policy_ros.evaluation.closed_loop import EpisodeResult
 from flow_policy_ros.evaluation.setup import Loaded
 from flow_policy_ros.sim.robot import CONTROL_STEP_NS
 
-STRICT_STEPS = 25
-"""A strict success holds the goal for more control steps than this, as the published Adroit evaluations ask."""
 CONTROL_PERIOD = "control_period"
 """Stage of ``EpisodeResult.durations_ms`` that holds intervals between commands, not a latency."""
 
@@ -30,11 +28,13 @@ def summarise(
     seed: int,
     realtime: bool = False,
     reported: Mapping[str, Mapping[str, float]] | None = None,
+    strict_steps: int = 25,
 ) -> dict[str, Any]:
     """Figures of the ``outcomes`` (in the order in which one stack ran them), in plain JSON types.
 
     ``seed`` of the first episode; ``wall_s`` what the run took, s. ``realtime``: against the wall clock, so that no delay
-    was injected. ``reported``: ``p50`` and ``p99`` in ms of stages that others measured. Raises ``ValueError`` without
+    was injected. ``reported``: ``p50`` and ``p99`` in ms of stages that others measured. A strict success holds the goal for more
+    than ``strict_steps`` control steps (the task's, as the published Adroit evaluations ask). Raises ``ValueError`` without
     outcomes.
     """
     if not outcomes:
@@ -46,7 +46,7 @@ def summarise(
         for stage, durations in outcome.durations_ms.items():
             stages.setdefault(stage, []).extend(durations)
     periods = stages.pop(CONTROL_PERIOD, [])
-    strict = sum(o.success_steps > STRICT_STEPS for o in outcomes)
+    strict = sum(o.success_steps > strict_steps for o in outcomes)
     successes = sum(o.success for o in outcomes)
     summary: dict[str, Any] = {
         "success_rate": successes / len(outcomes),
@@ -54,6 +54,7 @@ def summarise(
         "episodes": len(outcomes),
         "strict_success_rate": strict / len(outcomes),
         "strict_successes": strict,
+        "strict_steps": strict_steps,
         "seed": seed,
         "wall_s": round(wall_s, 3),
         "realtime_factor": round(ticks * CONTROL_STEP_NS / 1e9 / wall_s, 4) if wall_s > 0 else None,
@@ -136,7 +137,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of each line of the table."""
     n = summary["episodes"]
     lines = [
-        ("success", f"{summary['successes']} of {n} ({summary['success_rate']:.0%}); held for more than {STRICT_STEPS} "
+        ("success", f"{summary['successes']} of {n} ({summary['success_rate']:.0%}); held for more than {summary['strict_steps']} "
                     f"steps: {summary['strict_successes']} of {n}"),
         ("time", f"{summary['wall_s']:.1f} s, {summary['realtime_factor'] or 0:.2f} × real time; first seed "
                  f"{summary['seed']}"),

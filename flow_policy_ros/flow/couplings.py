@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from flow_policy_ros.flow.shapes import chunk_mask, require_shape
 
@@ -44,6 +43,9 @@ class OptimalTransport:
 
     def pair(self, noise: torch.Tensor, actions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See ``Coupling``. Raises ``ValueError`` also for NaN or Inf in ``noise`` or unmasked ``actions``."""
+        # Here: training alone assigns, and scipy's optimisers take a robot's policy node most of a second to import.
+        from scipy.optimize import linear_sum_assignment
+
         real = _real(noise, actions, mask).flatten(1)
         # float64 on the CPU, where the assignment runs: differences of large sums decide who goes where.
         n = noise.detach().flatten(1).double().cpu()

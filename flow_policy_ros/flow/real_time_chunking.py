@@ -113,7 +113,8 @@ class RealTimeGuidance(ChunkGuidance):
             at = x.detach().requires_grad_()
             v = evaluate(self._velocity, at, t)
             e = self._error(x, v.detach(), left)
-            through = torch.autograd.grad(v, at, left * e, allow_unused=True)[0] if v.requires_grad else None
+            # As a sum, exactly equal: given a vector to multiply with, torch imports sympy, most of a second at a node's start.
+            through = torch.autograd.grad((v * (left * e)).sum(), at, allow_unused=True)[0] if v.requires_grad else None
         if through is None:
             raise ValueError(
                 f"RealTimeGuidance: no gradient flows from x through the velocity ({_name(self._velocity)}), as through an "

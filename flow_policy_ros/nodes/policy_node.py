@@ -26,6 +26,7 @@ from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.policy.checkpoint import CheckpointError
 from flow_policy_ros.policy.deployed import DeadlinePolicy, deploy
 from flow_policy_ros.policy.flow_policy import FlowPolicy
+from flow_policy_ros.policy.profile import PUBLISH, Profile, StageTimes, wrap_policy
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
 from flow_policy_ros.ros.messages import chunk_info, chunk_to_message, from_time, to_time
@@ -67,6 +68,7 @@ class PolicyNode(ClosableNode):
             _require_readable(self._loop, policy.instruction)
         self._durations = LatencyTracker()
         self._ages = LatencyTracker()
+        self._stages = StageTimes()
         self._chunks = 0
         self._refusals = Refusals(self.get_logger())
         self._problem: str | None = "no sample yet"
@@ -111,6 +113,10 @@ class PolicyNode(ClosableNode):
         )
         whole = deployed.inner if isinstance(deployed, DeadlinePolicy) else deployed
         assert isinstance(whole, FlowPolicy)
+        if policy.profile:
+            profile = Profile(self._stages.add)
+            wrap_policy(profile, self._loop, whole)
+            profile.wrap(self, "_send", PUBLISH)
         self._attention = PolicyAttention(self, whole, robot, self._inputs.told)
         apart_s = 0.0 if lockstep.enabled else READ_APART_S
         self._told = InstructionTopic(self, self._instruct, lambda: self._loop.instruction, apart_s)
@@ -174,8 +180,7 @@ class PolicyNode(ClosableNode):
             self._problem = product.reason
             return
         sampled = self._loop.sampled  # of this chunk: the next is not begun before it is published
-        self._chunk.publish(chunk_to_message(product, tick))
-        self._info.publish(chunk_info(product, duration_ms, "" if sampled is None else sampled.instruction))
+        self._send(product, duration_ms, "" if sampled is None else sampled.instruction, tick)
         if self._problem is not None:
             self.get_logger().info("sampling")
         self._problem = None
@@ -185,6 +190,10 @@ class PolicyNode(ClosableNode):
         self._durations.add(duration_ms)
         if self._lockstep is None:
             self._ages.add((self._now() - product.stamp) / 1e6)
+
+    def _send(self, chunk: Chunk, duration_ms: float, instruction: str, tick: str) -> None:
+        self._chunk.publish(chunk_to_message(chunk, tick))
+        self._info.publish(chunk_info(chunk, duration_ms, instruction))
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._lockstep is not None:
@@ -224,6 +233,7 @@ class PolicyNode(ClosableNode):
             "chunks": self._chunks,
             **latency_values("inference_ms", self._durations),
             **latency_values("chunk_age_ms", self._ages),
+            **self._profiled(),
             "mode": self._settings.block(PolicyParameters).mode,
             "instruction": self._loop.instruction,
             **self._sight.report(),
@@ -233,6 +243,11 @@ class PolicyNode(ClosableNode):
             **counts("rejections", {"instruction": 0, **self._loop.rejections, **self._refusals.counts}),
         }
         self._diagnostics.publish(diagnostics(self._now(), status("policy", level, message, values)))
+
+    def _profiled(self) -> dict[str, float]:
+        """How long the stages of a chunk take; empty without ``policy.profile``."""
+        tables = (latency_values(f"profile_ms.{stage}", times) for stage, times in self._stages.trackers.items())
+        return {key: ms for table in tables for key, ms in table.items()}
 
 
 def _require_readable(loop: PolicyLoop, instruction: str) -> None:

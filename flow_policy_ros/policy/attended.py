@@ -17,6 +17,7 @@ from flow_policy_ros.models.conditioning import Conditioning
 from flow_policy_ros.models.prefix import Embedded, Prefix
 from flow_policy_ros.models.suffix import DeepFusion
 from flow_policy_ros.policy.codec import vector_streams
+from flow_policy_ros.policy.compiled import CompiledNetwork
 from flow_policy_ros.policy.deployed import empty_observation
 from flow_policy_ros.policy.exported import ExportedNetwork
 from flow_policy_ros.policy.flow_policy import FlowPolicy
@@ -42,8 +43,8 @@ def patches_of(policy: FlowPolicy) -> tuple[Patches, ...]:
 
     Raises ``ValueError``, with the reason, where there is none.
     """
-    if isinstance(policy.model.network, ExportedNetwork):
-        raise ValueError("exported graphs do not tell their attention; set policy.backend to torch to see it.")
+    if isinstance(policy.model.network, ExportedNetwork | CompiledNetwork):
+        raise ValueError("exported and compiled networks do not tell their attention; set policy.backend to torch to see it.")
     observation = policy.conditioning(empty_observation(policy.contract))
     attention_at(policy.model.network, observation, policy.noise(0, 0), 0.0, 1)  # refuses networks that attend to nothing
     tokens = [patches for stream in vector_streams(policy.contract) if (patches := _of_tokens(stream)) is not None]

@@ -1,6 +1,6 @@
 """The checkpoint folder: weights as safetensors, everything else as JSON, nothing pickled.
 
-``model.safetensors``; ``config.json`` (architecture, flow, how trained); ``contract.json`` (what the robot must offer,
+``model.safetensors``; ``config.json`` (architecture, objective, flow, how trained); ``contract.json`` (what the robot must offer,
 with the normalisers and their hash; where one network serves several robots a list of these, in the order of its
 embodiments); ``README.md``. A policy that reads camera images and an instruction itself has a folder ``vlm`` besides, with the
 processor of its vision-language model (see ``policy.prompt``); that model's weights are among the policy's own.
@@ -24,6 +24,7 @@ from flow_policy_ros.models.conditioning import NetworkShape
 from flow_policy_ros.policy.codec import Codec, network_shape
 from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
+from flow_policy_ros.policy.objectives import ObjectiveError, objective_of
 from flow_policy_ros.policy.prompt import FOLDER, Prompter
 from flow_policy_ros.runtime.contract import PROMPT, Contract, ContractError
 from flow_policy_ros.vision.pretrained import ExtractorError
@@ -31,8 +32,10 @@ from flow_policy_ros.vision.pretrained import ExtractorError
 WEIGHTS, CONFIG, CONTRACT, README = "model.safetensors", "config.json", "contract.json", "README.md"
 KIND = "vector_flow"
 FORMAT = 2
-READABLE = (1, FORMAT)
-"""Format 1 knew one embodiment, and of the flow only its time sampler and solver."""
+UNLIKE_FLOW = 3
+READABLE = (1, FORMAT, UNLIKE_FLOW)
+"""Format 1 knew one embodiment, and of the flow only its time sampler and solver. What is no flow has format 3, so that versions
+which would sample it as one refuse it."""
 
 
 class CheckpointError(ValueError):
@@ -79,11 +82,12 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, readme: str = ""
     }
     write_tensors(folder / WEIGHTS, weights)
     config = {
-        "format": FORMAT,
+        "format": FORMAT if model.objective == FlowModel.objective else UNLIKE_FLOW,
         "kind": KIND,
         "weights_sha256": file_sha256(folder / WEIGHTS),
         "network": {"name": model.network_name, "sizes": dataclasses.asdict(model.network_config)},
         "shape": dataclasses.asdict(model.shape),
+        "objective": model.objective,
         "flow": {"path": "straight", "time": "0 noise, 1 data", **dataclasses.asdict(model.flow)},
         "training": checkpoint.training,
     }
@@ -119,7 +123,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             _codec(folder, entry, contract, str(entry.get("action_space", config.get("action_space"))), shape, number, prompter)
             for number, (entry, contract) in enumerate(zip(entries, contracts, strict=True))
         )
-        model = FlowModel(
+        model = objective_of(str(config.get("objective", FlowModel.objective)))(
             str(config["network"]["name"]),
             config["network"]["sizes"],
             shape,
@@ -128,6 +132,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         )
     except CheckpointError:
         raise
+    except ObjectiveError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error}") from error
     except KeyError as error:
         raise CheckpointError(
             f"checkpoint {folder}: {CONFIG} or {CONTRACT} lacks {error}; copy the whole folder again."

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from flow_policy_ros.flow.deadline import StepChoice, StepCost, fit_cost, steps_within
+from flow_policy_ros.policy.compiled import compiled_or_eager
 from flow_policy_ros.policy.exported import ExportedNetwork
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.policy.instruction import blank
@@ -39,9 +40,16 @@ def deploy(parameters: PolicyParameters, robot: str) -> ContinuingPolicy:
     policy = FlowPolicy.load(
         parameters.checkpoint, robot=robot, solver=parameters.solver, guidance_scale=parameters.guidance_scale
     )
-    if parameters.backend != "torch":
+    if parameters.backend == "compiled":
+        policy.model.network = compiled_or_eager(policy.model.network)
+    elif parameters.backend != "torch":
         shape = policy.model.shape
         policy.model.network = ExportedNetwork.load(Path(parameters.checkpoint), shape, parameters.backend, parameters.threads)
+    if parameters.deadline_s > 0.0 and not policy.model.stepwise:
+        raise ValueError(
+            f"parameter policy.deadline_s is {parameters.deadline_s:g}, but a {policy.model.objective} policy has no solver "
+            "steps of which fewer could be taken; set it to 0."
+        )
     if parameters.deadline_s > 0.0:
         _ = policy.evaluations_per_step  # refuses a solver without fixed steps before anything is sampled
     policy.sample(empty_observation(policy.contract), parameters.steps, 0)

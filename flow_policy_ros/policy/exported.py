@@ -76,7 +76,8 @@ def _openvino() -> Any:
 
 
 RUNNERS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
-BACKENDS = ("torch", *RUNNERS)
+BACKENDS = ("torch", *RUNNERS, "compiled")
+"""What may evaluate a network: ``policy.backend``; the last is ``policy.compiled``."""
 
 
 class ExportedNetwork(VelocityNetwork):

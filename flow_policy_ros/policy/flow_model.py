@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -64,6 +64,18 @@ class FlowModel(nn.Module):
     chunk and velocity are zero, in training and in sampling. Raises ``ValueError`` for unknown names and misfits.
     """
 
+    objective: ClassVar[str] = "flow"
+    """Its name in ``objectives``, where what else a network can be trained for is."""
+    unguided: ClassVar[str] = ""
+    """Why a chunk cannot be made to continue another, with the remedy; empty where it can."""
+    noisy: ClassVar[bool] = True
+    """Whether chunks begin as noise; else as zeros."""
+    stepwise: ClassVar[bool] = True
+    """Whether more steps take longer, and give better chunks."""
+    loss_on: ClassVar[str] = "velocities"
+    """What the loss is the squared error of, normalised."""
+    needless_gates: ClassVar[frozenset[str]] = frozenset()
+    """Parity gates that compare what this objective does not have."""
     action_mask: torch.Tensor | None
 
     def __init__(
@@ -166,7 +178,7 @@ class FlowModel(nn.Module):
         without a trained null condition, or a solver that cannot follow what the network predicts.
         """
         solver = solver or self.solver
-        self.prediction.require(solver)
+        self.require_solver(solver)
         if noise is None:
             noise = self.draw_noise(observation, generator)
         self._check(noise, "noise", len(observation))
@@ -220,6 +232,10 @@ class FlowModel(nn.Module):
         real = self._real(observation.embodiment)
         return mask if real is None else mask & real
 
+    def require_solver(self, solver: Solver) -> None:
+        """Raise ``ValueError`` for a solver that cannot follow what the network predicts."""
+        self.prediction.require(solver)
+
     def require_null(self) -> None:
         """Raise ``ValueError`` when no null condition was trained, which guidance needs."""
         if self.flow.condition_dropout == 0:
@@ -227,6 +243,16 @@ class FlowModel(nn.Module):
                 "guidance_scale is not 1, but the model has no trained null condition; use scale 1, or train with "
                 "--condition-dropout above 0."
             )
+
+    def described(self) -> str:
+        """How it is trained and sampled, a line of Markdown without its full stop."""
+        flow = self.flow
+        guided = f", condition dropout {flow.condition_dropout:g} (null {flow.null})" if flow.condition_dropout else ""
+        prefix = f", committed prefix up to {flow.prefix} points" if flow.prefix else ""
+        return (
+            f"Flow: straight path, the network predicts the {flow.predicts}, training times `{flow.time_sampler}`, "
+            f"coupling `{flow.coupling}`, solver `{flow.solver}`{guided}{prefix}"
+        )
 
     def _output(self, x: torch.Tensor, t: torch.Tensor, cache: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
         """What the network says (B, H, A), zero on padded dimensions."""

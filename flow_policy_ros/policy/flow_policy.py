@@ -63,7 +63,7 @@ class FlowPolicy:
         self.prefix = self.model.flow.prefix
         self._device = device
         self._solver = make_solver(solver) if solver else self.model.solver
-        self.model.prediction.require(self._solver)
+        self.model.require_solver(self._solver)
         self._guidance_scale = guidance_scale
         self._readers = tuple(readers)
         network = self.model.network
@@ -152,6 +152,8 @@ class FlowPolicy:
     def refusal(self, method: str, steps: int) -> str | None:
         """See ``ContinuingPolicy``."""
         network = self.model.network
+        if self.model.unguided:
+            return self.model.unguided
         if (method == "rtc" and not network.differentiable) or (method == "rtc_trained" and not network.time_per_step):
             return "exported graphs can do it by rtc_identity only; use that, or policy.backend torch."
         if method == "rtc_trained":
@@ -217,6 +219,7 @@ class FlowPolicy:
             raise ContractError(f"the observation does not fit the checkpoint: {error}") from error
 
     def noise(self, stamp: int, seed: int) -> torch.Tensor:
-        """The noise (1, H, A) of a chunk: drawn for the robot's own joints, zero where padded."""
-        own = keyed_noise(seed, stamp, (1, self.contract.horizon, len(self.contract.action_joints)))
+        """The noise (1, H, A) of a chunk: drawn for the robot's own joints, zero where padded; all zero where none is needed."""
+        shape = (1, self.contract.horizon, len(self.contract.action_joints))
+        own = keyed_noise(seed, stamp, shape) if self.model.noisy else torch.zeros(shape)
         return self.codec.pad_noise(own).to(self._device)

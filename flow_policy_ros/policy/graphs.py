@@ -111,8 +111,8 @@ def _write(network: VelocityNetwork, folder: Path, batches: bool) -> None:
         pairs = zip(names, tensors, others, strict=True)
         own = {name: [k for k in range(a.ndim) if a.shape[k] != b.shape[k]] for name, a, b in pairs}
         free = {name: own.get(name, [0]) if batches else [] for name in (*given, *into)}
-        _export(_Condition(network), given, free, names, folder / CONDITION)
-        _export(_Velocity(network, cache), into, free, ["velocity"], folder / VELOCITY)
+        _export(ConditionModule(network), given, free, names, folder / CONDITION)
+        _export(VelocityModule(network, cache), into, free, ["velocity"], folder / VELOCITY)
 
 
 def example(shape: NetworkShape, batch: int = 1) -> Conditioning:
@@ -148,7 +148,9 @@ def _parts(cache: Any) -> list[Any]:
     raise ExportError(f"the network's cache holds a {type(cache).__name__}, expected tensors, tuples, lists and data classes.")
 
 
-class _Condition(nn.Module):
+class ConditionModule(nn.Module):
+    """Tensors of an observation in, the tensors of the network's cache out."""
+
     def __init__(self, network: VelocityNetwork) -> None:
         super().__init__()
         self.network = network
@@ -159,7 +161,9 @@ class _Condition(nn.Module):
         return tuple(tensors_of(self.network.condition(Conditioning(state, tokens, token_mask, embodiment))))
 
 
-class _Velocity(nn.Module):
+class VelocityModule(nn.Module):
+    """x, t and the tensors of a cache in, the velocity out; ``cache`` shows how the tensors belong together."""
+
     def __init__(self, network: VelocityNetwork, cache: Any) -> None:
         super().__init__()
         self.network, self._cache = network, cache
@@ -172,7 +176,7 @@ def _export(module: nn.Module, inputs: dict[str, torch.Tensor], free: dict[str, 
     """Write the graph of ``module``, whose ``inputs`` may be of any size in their ``free`` dimensions."""
     any_size: Any = torch.export.Dim.DYNAMIC
     sizes: tuple[Any, ...] = tuple({k: any_size for k in free[name]} for name in inputs)
-    if isinstance(module, _Velocity):  # whose cache is one argument
+    if isinstance(module, VelocityModule):  # whose cache is one argument
         sizes = (*sizes[:2], sizes[2:])
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level

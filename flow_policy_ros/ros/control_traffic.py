@@ -9,12 +9,14 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TypeVar
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory
 
@@ -27,6 +29,7 @@ from flow_policy_ros.runtime.types import Chunk, FloatArray, JointState
 
 HORIZON, DT_NS, CHUNK_HZ = 48, 10_000_000, 25.0
 """The chunks: points, their distance in time, and how often one comes."""
+Traffic = TypeVar("Traffic", bound="ControlTraffic")
 FREQUENCY_HZ, SHARE = 0.5, 0.3
 """Of the motion, and how much of range, velocity and acceleration it uses."""
 
@@ -48,7 +51,7 @@ class ControlTraffic:
         self._centre = (lower + upper) / 2.0
         self._amplitude = SHARE * np.minimum.reduce([(upper - lower) / 2.0, limits.velocity / turn, limits.acceleration / turn**2])
 
-    def __enter__(self) -> ControlTraffic:
+    def __enter__(self: Traffic) -> Traffic:
         with ExitStack() as stack, environment_variables(self._environment):
             context = Context()
             rclpy.init(context=context, domain_id=int(self._environment["ROS_DOMAIN_ID"]))
@@ -59,13 +62,17 @@ class ControlTraffic:
             stack.callback(self._executor.shutdown)
             self._executor.add_node(node)
             self._states = node.create_publisher(JointStateMsg, self._robot.joint_state_topic, qos.RELIABLE)
-            self._chunks = node.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
-            node.create_subscription(JointStateMsg, "command/executed", self._on_executed, qos.RECORD, raw=True)
-            node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
             node.create_timer(1.0 / self._rate_hz, self._say_state)
-            node.create_timer(1.0 / CHUNK_HZ, self._say_chunk)
+            self._begin(node)
             self._closing = stack.pop_all()
         return self
+
+    def _begin(self, node: Node) -> None:
+        """What is said beside joint states, and what is heard."""
+        self._chunks = node.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
+        node.create_subscription(JointStateMsg, "command/executed", self._on_executed, qos.RECORD, raw=True)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
+        node.create_timer(1.0 / CHUNK_HZ, self._say_chunk)
 
     def __exit__(self, *exception: object) -> None:
         self._closing.close()

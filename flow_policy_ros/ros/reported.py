@@ -59,6 +59,7 @@ REPORTED: dict[str, tuple[Value, ...]] = {
             "`drawn`, `nobody looks`, or why there is no `policy/attention`, or no new image on it.",
             True,
         ),
+        Value(f"profile_ms.<stage>.{_PERCENTILES}", "With `policy.profile`: own time of that stage of a chunk."),
         Value(f"attention_ms.{_PERCENTILES}", "Time of computing what the policy looks at, beside its sampling."),
         Value("delay_ms", "From an observation until the robot obeys its chunk, as reckoned with; empty at first.", True),
         Value("clamped.<delay,execute>", "Chunks for which real-time chunking could not keep to these steps."),

@@ -93,8 +93,9 @@ class PolicyParameters:
     )
     backend: str = parameter(
         "torch",
-        "What evaluates the network: torch, or the graphs that flow_policy export wrote, by ONNX Runtime (onnx) or openvino.",
-        choices=("torch", "onnx", "openvino"),
+        "What evaluates the network: torch, the graphs that flow_policy export wrote, by ONNX Runtime (onnx) or openvino, or the "
+        "network compiled for this machine (compiled; the first start takes a minute, and needs g++).",
+        choices=("torch", "onnx", "openvino", "compiled"),
     )
     guidance_scale: float = parameter(
         1.0,
@@ -128,6 +129,7 @@ class PolicyParameters:
     )
     seed: int = parameter(0, "Noise is drawn from (seed, stamp of the joint state).", bounds=(0, 2**31 - 1), live=True)
     threads: int = parameter(1, "Threads of the tensor library.", bounds=(1, 64))
+    profile: bool = parameter(False, "Publish in /diagnostics how long each stage of a chunk takes (profile_ms.*).")
     joint_state_max_age_s: float = parameter(
         0.1, "Sampling stops when the joint state is older.", unit="s", bounds=(0.001, 10.0), live=True
     )

@@ -26,8 +26,8 @@ EPISODE_SPACING_NS = 60_000_000_000
 FIRST_STAMP_NS = 1_000_000_000
 STILL_STEPS = 1
 """For so many control steps after a reset the scene stands still. The safety stage begins at the measured position and follows a
-chunk from the step after; a pen that lies loose in the hand does not wait for that (of the expert's own episodes 71 instead of 89 of
-100 succeed when it begins one step late)."""
+chunk from the step after; a pen that lies loose in the hand does not wait for that (of the expert's own 100 episodes 71 instead of
+89 succeed when it begins one step late)."""
 
 
 def _make_environment(task: Task) -> Any:

@@ -151,6 +151,9 @@ class TrainConfig(LoopConfig):
     """Learn joint positions as they are, or relative to the measured position at the chunk's stamp."""
     normalisation: Literal["mean_std", "quantile"] = "mean_std"
     """How observations and actions are scaled."""
+    objective: Literal["flow", "regression", "diffusion"] = "flow"
+    """What is learned: a flow, or to measure it against, plain regression (one pass, one chunk: the mean) or diffusion (noise
+    predicted, sampled by DDIM). The options on the flow belong to flows only."""
     time_sampler: str = "uniform"
     """Training times: uniform, beta (pi0), groot_n1, groot_n16, logit_normal, or from_noise (mostly t = 0)."""
     predicts: str = "velocity"

@@ -81,6 +81,11 @@ class Teacher:
         training = checkpoint.training
         while "teacher" in training:  # itself a student: its observations are those of the first teacher
             training = training["teacher"]["training"]
+        if checkpoint.model.objective != FlowModel.objective:
+            raise TrainError(
+                f"teacher {folder} is a {checkpoint.model.objective} policy, expected a flow: reflow straightens the paths of "
+                "one, and there are none. Train it with --objective flow."
+            )
         if checkpoint.model.network_name in VLM_NETWORKS:
             raise TrainError(
                 f"teacher {folder} reads images by a vision-language model ({checkpoint.model.network_name}): pairs would hold "

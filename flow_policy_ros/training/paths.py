@@ -40,12 +40,13 @@ def raw_batch(data: TrainingData, seed: int = 0) -> list[Batch]:
 def check_deployment(
     model: FlowModel, codecs: Sequence[Codec], folder: FilePath, batches: Sequence[Batch], name: str
 ) -> list[Gate]:
-    """Every path gate between ``model`` with ``codecs`` and the policy that a robot loads from ``folder``, per robot."""
+    """Every path gate that ``model`` needs between it with ``codecs`` and the policy that a robot loads from ``folder``, per
+    robot."""
     gates = []
     for codec, batch in zip(codecs, batches, strict=True):
         deployed = deployed_path(FlowPolicy.load(folder, robot=codec.contract.robot))
         gates += check_paths(training_path(model, codec, name), deployed, batch)
-    return [replace(gate, found=f"{name}: {gate.found}") for gate in gates]
+    return [replace(gate, found=f"{name}: {gate.found}") for gate in gates if gate.name not in model.needless_gates]
 
 
 def training_path(model: FlowModel, codec: Codec, name: str = "training") -> Path:

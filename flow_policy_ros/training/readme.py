@@ -14,13 +14,15 @@ def checkpoint_readme(checkpoint: Checkpoint, command: str) -> str:
     training = checkpoint.training
     data, validation = training["data"], training["validation"]
     measured = ", ".join(f"{name} {value:.4g}" for name, value in validation.items()) or "not measured"
-    return f"""# Flow policy for {", ".join(codec.contract.robot for codec in checkpoint.codecs)}
+    objective = checkpoint.model.objective.capitalize()
+    loss_on, sampled = checkpoint.model.loss_on, "10 steps" if checkpoint.model.stepwise else "in one pass"
+    return f"""# {objective} policy for {", ".join(codec.contract.robot for codec in checkpoint.codecs)}
 
 {policy_described(checkpoint)}
 * Data: {data["episodes"]} episodes of {", ".join(data["tasks"])} ({_success(data)}; {data["seconds"]} s),
   {data["held_out"]} held out; {data["samples"]} training samples, {data["seconds_used"]} s.{_told(data)}
 * Trained for {training["steps"]} of {training["config"]["steps"]} steps; the weights are their exponential average.
-* Validation on the held-out episodes: {measured} (loss on normalised velocities; chunk_rmse in rad or m, 10 steps).
+* Validation on the held-out episodes: {measured} (loss on normalised {loss_on}; chunk_rmse in rad or m, {sampled}).
 
 Trained with
 
@@ -75,18 +77,15 @@ Distilled with
 
 def policy_described(checkpoint: Checkpoint) -> str:
     """Markdown: what it observes and returns for each robot, and the network and flow behind it."""
-    model, flow = checkpoint.model, checkpoint.model.flow
+    model = checkpoint.model
     sizes = ", ".join(f"{name} {value}" for name, value in vars(model.network_config).items() if name != "vlm")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    guided = f", condition dropout {flow.condition_dropout:g} (null {flow.null})" if flow.condition_dropout else ""
-    prefix = f", committed prefix up to {flow.prefix} points" if flow.prefix else ""
     return "\n".join(
         [
             *(_robot_described(codec) for codec in checkpoint.codecs),
             "",
             f"* Network: `{model.network_name}`, {parameters:.2f} M parameters ({sizes}).",
-            f"* Flow: straight path, the network predicts the {flow.predicts}, training times `{flow.time_sampler}`, "
-            f"coupling `{flow.coupling}`, solver `{flow.solver}`{guided}{prefix}.",
+            f"* {model.described()}.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Flow matching on recordings: windows in, checkpoint folder with averaged weights out."""
+"""Flow matching (or another objective) on recordings: windows in, checkpoint folder with averaged weights out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from flow_policy_ros.data.windows import Batch
 from flow_policy_ros.policy.checkpoint import Checkpoint, save_checkpoint
 from flow_policy_ros.policy.flow_model import FlowModel
+from flow_policy_ros.policy.objectives import objective_of
 from flow_policy_ros.training.augment import augment
 from flow_policy_ros.training.config import TrainConfig
 from flow_policy_ros.training.data import TrainingData, load_training_data, samples_described
@@ -36,12 +37,12 @@ def train(config: TrainConfig, command: str = "", interrupted: Callable[[], bool
 
 
 class FlowMatching:
-    """The ``Lesson`` of conditional flow matching. All randomness is keyed by (seed, step, process)."""
+    """The ``Lesson`` of conditional flow matching, or another objective. All randomness is keyed by (seed, step, process)."""
 
     def __init__(self, config: TrainConfig, command: str, data: TrainingData) -> None:
         self.config, self.command, self.data = config, command, data
         torch.manual_seed(keyed(config.seed, 0))
-        self.model = FlowModel(
+        self.model = objective_of(config.objective)(
             config.network,
             config.network_sizes() | ({} if data.vlm is None else {"vlm": data.vlm.config}),
             data.codecs[0].shape,
