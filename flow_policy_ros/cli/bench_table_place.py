@@ -57,14 +57,15 @@ class Workplace:
         return file
 
     def shown(self, task: str, source: str) -> dict[str, str]:
-        """Hashes of what demonstrations come from. Raises ``ValueError``."""
+        """What demonstrations come from: hashes, and how the expert is disturbed. Raises ``ValueError``."""
         from flow_policy_ros.resources import robot_file
 
         if source != EXPERT and (self.human is None or not self.human.is_file()):
             raise ValueError(f"--human {self.human} is no file; give door_human_demos.npz (hand_dapg), or leave it out.")
         file = self.weights(task) if source == EXPERT else self.human
         assert file is not None
-        return {"source": _hash(file), "robot": _hash(robot_file(f"adroit_{task}"))}
+        disturbance = self.protocol.recipes[task].disturbance if source == EXPERT else 0.0
+        return {"source": _hash(file), "robot": _hash(robot_file(f"adroit_{task}")), "disturbance": f"{disturbance:g}"}
 
     def seen(self, cell: Cell) -> dict[str, str]:
         """Hash of what turns pictures into observations; nothing without a camera."""

@@ -62,10 +62,10 @@ def _record(place: Workplace, cell: Cell, pool: Path) -> None:
     missing = range(len(there), cell.demonstrations)
     if not missing:
         return
-    robot = simulated(cell.task)
+    robot, disturbance = simulated(cell.task), place.protocol.recipes[cell.task].disturbance
     expert = Expert(place.weights(cell.task).parent, robot.task.expert_name)
     for _ in track(missing, description=f"demonstrations, {cell.task}, seed {cell.seed}", console=Console(stderr=True)):
-        while not (recording := demonstrate(robot, expert, seed, cell.control_steps, 0.0)).success:
+        while not (recording := demonstrate(robot, expert, seed, cell.control_steps, disturbance)).success:
             seed += 1
             if seed > last:
                 raise ValueError(f"the expert of {place.weights(cell.task)} fails nearly always on task '{cell.task}'.")

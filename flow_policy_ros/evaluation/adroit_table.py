@@ -31,10 +31,11 @@ DEMONSTRATION_SEEDS = 10_000
 class Recipe:
     """How policies for one task are trained; all learners of a task share it, so that they differ in what they learn alone.
 
-    ``sizes`` of the ``network`` as name=number; ``chunk_dt`` in s, ``horizon`` in points; ``joint_noise`` in rad or m.
-    ``tokens`` and ``first`` (the picture before the start instead of the newest) say what of the detections is observed,
-    ``feature_noise`` is in fractions of the image. Of the student: ``pairs`` to make, ``rectify`` and ``student_steps``
-    optimiser steps of its two stages.
+    ``disturbance``: standard deviation of what the expert is disturbed by while it demonstrates, as a fraction of the command
+    range; what is learned is how it answers (Laskey et al. 2017). ``sizes`` of the ``network`` as name=number; ``chunk_dt`` in s,
+    ``horizon`` in points; ``joint_noise`` in rad or m. ``tokens`` and ``first`` (the picture before the start instead of the
+    newest) say what of the detections is observed, ``feature_noise`` is in fractions of the image. Of the student: ``pairs`` to
+    make, ``rectify`` and ``student_steps`` optimiser steps of its two stages.
     """
 
     network: str = "residual_mlp"
@@ -45,6 +46,7 @@ class Recipe:
     steps: int = 4000
     batch: int = 256
     precision: str = "bf16"
+    disturbance: float = 0.0
     joint_noise: float = 0.005
     streams: tuple[str, ...] = ("objects",)
     tokens: tuple[str, ...] = ()
@@ -67,7 +69,10 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "door": Recipe(tokens=("latch", "door_panel"), first=True),
     "hammer": Recipe(tokens=("hammer_head", "hammer_handle", "nail", "nail_board")),
-    "pen": Recipe(chunk_dt=0.01, horizon=8, joint_noise=0.0, tokens=("pen_top", "pen_bottom", "target_top", "target_bottom")),
+    "pen": Recipe(
+        chunk_dt=0.01, horizon=8, joint_noise=0.0, disturbance=0.06,
+        tokens=("pen_top", "pen_bottom", "target_top", "target_bottom"),
+    ),  # fmt: skip
     "relocate": Recipe(tokens=("ball", "goal")),
 }
 TASKS = tuple(RECIPES)
