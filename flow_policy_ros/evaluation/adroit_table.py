@@ -72,7 +72,7 @@ RECIPES: Mapping[str, Recipe] = {
     "pen": Recipe(
         chunk_dt=0.01, horizon=8, joint_noise=0.0, disturbance=0.06,
         tokens=("pen_top", "pen_bottom", "target_top", "target_bottom"),
-    ),  # fmt: skip
+    ),
     "relocate": Recipe(tokens=("ball", "goal")),
 }
 TASKS = tuple(RECIPES)
