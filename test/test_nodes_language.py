@@ -511,11 +511,12 @@ def test_what_was_said_before_is_recorded(launcher: Launcher, ears: Ears, tmp_pa
     from test_recorder import expect, joint_state, read, record
 
     ears.speak(String, "instruction", qos.LATCHED).publish(String(data="the red goal"))
-    states = ears.speak(JointStateMsg, "joint_states")
+    states, diagnostics = ears.speak(JointStateMsg, "joint_states"), ears.diagnostics()
     record(launcher, tmp_path, ears)
     ears.connected(states)
     until(lambda: ears.node.count_subscribers("instruction") > 0, "the recorder does not listen")
     expect(ears, "start")
+    diagnostics.wait_for(lambda status: int(values(status).get("messages", 0)) > 0)  # what was said is said again
     with ears.insisting(lambda: states.publish(joint_state(1))):
         expect(ears, "stop")
     (folder,) = (tmp_path / "bags").iterdir()
