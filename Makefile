@@ -2,12 +2,15 @@
 VENV ?= .venv
 export VENV
 
-.PHONY: help setup demo test lint doctor benchmarks clean
+.PHONY: help setup demo test coverage lint doctor docs reference benchmarks clean
 
 help:
 	@echo "make demo     set up, then watch the simulated hand open doors (DEMO='--episodes 2' passes options)"
 	@echo "make test     set up, then run all tests (TEST='-k limiter' passes options)"
+	@echo "make coverage as test, and say how much of the package the tests reach"
 	@echo "make lint     set up, then ruff and mypy"
+	@echo "make docs     set up, then build the pages as a site, in build/docs/site"
+	@echo "make reference  set up, then make the reference pages of nodes and commands again"
 	@echo "make doctor   set up, then say what was found on this machine"
 	@echo "make benchmarks EXPERT=folder  set up, then a small Adroit table in minutes"
 	@echo "make setup    only the set-up: $(VENV) with pinned dependencies, ROS 2, libraries for rendering"
@@ -22,9 +25,24 @@ demo: setup
 test: setup
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(TEST)
 
+# Processes that tests start are not seen: the figure is that of the code that runs in the test processes themselves.
+coverage: setup
+	@$(VENV)/bin/python -m coverage erase
+	@$(VENV)/bin/python -m coverage run --parallel-mode --source flow_policy_ros -m pytest $(TEST); code=$$?; \
+	  $(VENV)/bin/python -m coverage combine -q && $(VENV)/bin/python -m coverage report --skip-covered --sort=cover | tail -n 25; exit $$code
+
 lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
+
+docs: setup
+	@$(VENV)/bin/python -c "import mkdocs, material" 2>/dev/null || \
+	  $(VENV)/bin/python -m pip install -q --no-input -c "constraints/$$(cut -d' ' -f1 $(VENV)/.setup_stamp).txt" -r requirements/docs.txt
+	@$(VENV)/bin/python scripts/build_docs.py
+
+reference: setup
+	@$(VENV)/bin/flow_policy params --out docs/reference.md
+	@$(VENV)/bin/python -m flow_policy_ros.cli.command_reference --out docs/cli.md
 
 doctor: setup
 	@$(VENV)/bin/flow_policy doctor

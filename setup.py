@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "flow_policy_ros"
-NODES = ("perception_node", "policy_node", "command_node", "sim_node", "player_node", "recorder_node")
+NODES = ("perception_node", "policy_node", "command_node", "sim_node", "player_node", "recorder_node", "flight_recorder_node",
+         "marker_node", "dashboard_node", "view_node", "lead_node")
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:

@@ -28,7 +28,8 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """One page of a headless Chromium that can reach no host. ``errors`` of scripts and console, ``requests`` (addresses)."""
+    """One page of a headless Chromium that can reach no host but this machine. ``errors`` of scripts and console, ``requests``
+    (addresses)."""
 
     def __init__(self, profile: Path, width: int = 1280, height: int = 900) -> None:
         self.errors: list[str] = []
@@ -43,8 +44,8 @@ class Browser:
         command = [
             program, "--headless", "--no-sandbox",
             "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
-            "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--disable-component-update",
-            f"--user-data-dir={profile}", "about:blank",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking",
+            "--disable-component-update", f"--user-data-dir={profile}", "about:blank",
         ]  # fmt: skip
 
         def connect() -> None:  # in the child: Chromium reads from 3 and writes to 4, whatever has these numbers here
@@ -79,10 +80,14 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Load a file and wait until its scripts have run and its pictures are there."""
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, address: str) -> None:
+        """The same with a page that this machine serves."""
         self.errors.clear()
         self.requests.clear()
         self._loaded = False
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=address)
         end = time.monotonic() + PATIENCE_S
         while not self._loaded:
             self._read(end)

@@ -89,6 +89,79 @@ def test_deadline_needs_a_solver_with_fixed_steps(parameters):
         deploy(replace(parameters, solver="rk45", deadline_s=0.1), "hand")
 
 
+def test_solver_and_guidance_change_from_the_next_chunk_on(tmp_path):
+    save_checkpoint(tmp_path / "c", make_checkpoint(condition_dropout=0.2))
+    start = PolicyParameters(checkpoint=str(tmp_path / "c"), steps=3)
+    other = replace(start, solver="heun", guidance_scale=2.0)
+    loop = PolicyLoop(deploy(start, "hand"), start)
+    under_way = SampleRequest(make_observation(), 3, 0, policy=loop.policy)  # as ``observe`` makes it
+    plain = loop.infer(under_way)
+    loop.require(other)
+    np.testing.assert_array_equal(loop.infer(SampleRequest(make_observation(), 3, 0)).positions, plain.positions)  # only asked
+    loop.update(other)
+    changed = loop.infer(SampleRequest(make_observation(), 3, 0))
+    np.testing.assert_array_equal(changed.positions, deploy(other, "hand").sample(make_observation(), 3, 0)[0])
+    assert changed.nfe == 6 and np.abs(changed.positions - plain.positions).max() > 1e-4
+    np.testing.assert_array_equal(loop.infer(under_way).positions, plain.positions)  # a chunk that was begun before is as it was
+    loop.update(start)
+    np.testing.assert_array_equal(loop.infer(SampleRequest(make_observation(), 3, 0)).positions, plain.positions)
+
+
+def test_what_the_checkpoint_cannot_do_is_refused_and_changes_nothing(parameters):
+    loop = PolicyLoop(deploy(parameters, "hand"), parameters)
+    before = loop.policy
+    for other, words in (
+        (replace(parameters, guidance_scale=2.0, seed=7), r"policy.guidance_scale 2.0: .* --condition-dropout above 0"),
+        (replace(parameters, deadline_s=0.1), "start the node with policy.deadline_s above 0"),
+    ):
+        for judge in (loop.require, loop.update):
+            with pytest.raises(ParameterError, match=words):
+                judge(other)
+        assert loop.policy is before and loop.infer(SampleRequest(make_observation(), 3, 0)).nfe == 3
+
+
+def test_a_deadline_changes_with_the_cost_that_was_measured(tmp_path):
+    save_checkpoint(tmp_path / "c", make_checkpoint(condition_dropout=0.2))
+    start = PolicyParameters(checkpoint=str(tmp_path / "c"), steps=10, deadline_s=0.0125)
+    policy = DeadlinePolicy(FlowPolicy.load(start.checkpoint), start.deadline_s, StepCost(0.0, 0.001), StepCost(0.0, 0.002))
+    loop = PolicyLoop(policy, start)
+
+    def nfe():
+        return loop.infer(SampleRequest(make_observation(), 10, 0, policy=loop.policy)).nfe
+
+    assert nfe() == 10
+    loop.update(replace(start, deadline_s=0.0045))
+    assert nfe() == 4
+    loop.update(replace(start, deadline_s=0.0045, solver="midpoint"))
+    assert nfe() == 4  # two steps of two evaluations
+    for refused, words in (
+        (replace(start, deadline_s=0.0045, guidance_scale=2.0), "measured without guidance"),
+        (replace(start, deadline_s=0.0045, solver="rk45"), "no fixed"),
+        (replace(start, deadline_s=0.0045, mode="rtc"), "leaves 2 of 10"),  # exact guidance costs twice as much
+    ):
+        with pytest.raises(ParameterError, match=words):
+            loop.update(refused)
+        assert nfe() == 4
+    loop.update(replace(start, deadline_s=0.0, guidance_scale=2.0, mode="rtc"))
+    assert nfe() == 10
+    with pytest.raises(ParameterError, match="measured without guidance"):
+        loop.update(replace(start, guidance_scale=2.0))
+    loop.update(replace(start, deadline_s=0.0025))
+    assert nfe() == 2
+
+
+def test_a_policy_that_cannot_be_tuned_says_so(parameters):
+    class Fixed:
+        contract = CONTRACT
+
+        def sample(self, observation, steps, seed):
+            raise AssertionError
+
+    loop = PolicyLoop(Fixed(), parameters)
+    with pytest.raises(ParameterError, match=r"policy.solver 'heun': .* start it anew"):
+        loop.update(replace(parameters, solver="heun"))
+
+
 def test_a_checkpoint_of_several_robots_wants_to_know_which():
     from flow_policy_ros.policy.checkpoint import Checkpoint
 

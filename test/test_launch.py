@@ -1,8 +1,9 @@
-"""The launch files: same nodes, same parameters, same robot file as elsewhere. Really launched where launch_ros is installed."""
+"""The launch files: each carries out what ``flow_policy bringup`` does. Really launched in ``test_launch_nodes``."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -10,142 +11,151 @@ from typing import Any
 
 import pytest
 
-from flow_policy_ros.runtime.parameters import BLOCKS
+from flow_policy_ros.cli import bringup as command
+from flow_policy_ros.ros.bringup import Bringup, NodeDescription, two_robots
+from flow_policy_ros.ros.bringup_options import PolicyOptions, TwoOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("policy", "sim")}
-ARGUMENTS = {"robot", "checkpoint", "detector", "observation", "namespace", "use_sim_time", "lockstep", "managed"}
-ARGUMENTS |= {"extractor", "model", "instruction"}
-ROS_OWN = {"robot_file", "use_sim_time"}
+FILES = {"policy": "policy", "sim": "sim", "replay": "replay", "record": "record", "bringup": "two"}
+"""Launch files, and the kinds of ``flow_policy bringup`` that they are."""
+needs_launch = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None, reason="needs launch_ros, which only ROS installations have"
+)
 
 
-def calls(path: Path, name: str) -> list[ast.Call]:
-    tree = ast.parse(path.read_text())
-    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == name]
+def path_of(name: str) -> Path:
+    return ROOT / "launch" / f"{name}.launch.py"
 
 
-def strings(path: Path) -> set[str]:
-    """All string constants of a file."""
-    return {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-
-
-def declared(path: Path) -> set[str]:
-    return {call.args[0].value for call in calls(path, "DeclareLaunchArgument") if isinstance(call.args[0], ast.Constant)}
+def test_every_kind_has_its_launch_file() -> None:
+    assert {p.name.removesuffix(".launch.py") for p in (ROOT / "launch").glob("*.py")} == set(FILES)
+    assert set(FILES.values()) == set(command.KINDS)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_arguments(name: str) -> None:
-    assert declared(FILES[name]) >= ARGUMENTS
-    for call in calls(FILES[name], "DeclareLaunchArgument"):
-        assert any(k.arg == "description" for k in call.keywords), ast.unparse(call)
+def test_a_launch_file_decides_nothing_itself(name: str) -> None:
+    """It names what the command names, and holds nothing else."""
+    make, options = command.kinds()[FILES[name]]
+    tree = ast.parse(path_of(name).read_text())
+    (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    assert function.name == "generate_launch_description"
+    assert ast.unparse(function.body[-1]) == f"return launch_description({options.__name__}, {make.__name__})"
+    assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Expr)) for n in tree.body)
 
 
-def test_everything_that_policy_takes_is_passed_on_by_sim() -> None:
-    source = FILES["sim"].read_text()
-    passed = ast.literal_eval(re.search(r"^PASSED_ON = (\([^)]*\))", source, re.M).group(1))  # type: ignore[union-attr]
-    assert set(passed) == declared(FILES["policy"])
+def test_every_program_is_installed() -> None:
+    """``ros2 launch`` looks for executables in lib/<package>."""
+    modules = {node.module for node in two_robots(TwoOptions()).nodes} | {"sim_node", "player_node", "recorder_node"}
+    source = (ROOT / "setup.py").read_text()
+    assert modules <= set(re.findall(r'"(\w+_node)"', source.partition("setup(")[0]))
+    for module in modules:
+        body = ast.parse((ROOT / "flow_policy_ros" / "nodes" / f"{module}.py").read_text()).body
+        assert any(isinstance(n, ast.FunctionDef) and n.name == "main" for n in body)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_parameters_are_declared_by_the_nodes(name: str) -> None:
-    given = {s for s in strings(FILES[name]) if re.fullmatch(r"[a-z_]+\.[a-z_]+", s)}
-    known = {f"{block}.{field}" for block, cls in BLOCKS.items() for field in cls.__dataclass_fields__}
-    assert given and given <= known
-    assert "robot_file" in strings(FILES[name])
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_executables_are_installed_programs(name: str) -> None:
-    nodes = {s for s in strings(FILES[name]) if s.endswith("_node")}
-    assert nodes == ({"sim_node"} if name == "sim" else {"perception_node", "policy_node", "command_node"})
-    for node in nodes:
-        module = ast.parse((ROOT / "flow_policy_ros" / "nodes" / f"{node}.py").read_text())
-        assert any(isinstance(n, ast.FunctionDef) and n.name == "main" for n in module.body)
-        assert f'super().__init__("{node}")' in ast.unparse(module).replace("'", '"')
+# With launch_ros.
 
 
 def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{name}_launch", FILES[name])
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", path_of(name))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return module.generate_launch_description()
 
 
-def described(name: str, tmp_path: Path, **arguments: str) -> dict[str, dict[str, Any]]:
-    """Each node that the launch file would start, with its parameters."""
-    pytest.importorskip("launch_ros", reason="needs launch_ros, which only ROS installations have")
+@needs_launch
+@pytest.mark.parametrize("name", FILES)
+def test_arguments_are_the_commands_options(name: str) -> None:
     from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument
-    from launch_ros.actions import Node
+
+    from flow_policy_ros.ros.launching import options_from
+
+    _, options = command.kinds()[FILES[name]]
+    context = LaunchContext()
+    declared = [entity for entity in load(name).entities if isinstance(entity, DeclareLaunchArgument)]
+    for argument in declared:
+        assert argument.description
+        argument.visit(context)
+    assert [argument.name for argument in declared] == [field.name for field in dataclasses.fields(options)]
+    assert options_from(options, context) == options()
+
+
+@needs_launch
+def test_arguments_become_options() -> None:
+    from launch import LaunchContext
+
+    from flow_policy_ros.ros.launching import arguments, options_from
+
+    context = LaunchContext()
+    given = {
+        "robot": "adroit_pen", "lockstep": "true", "instruction": "12", "params_files": "'a b.yaml' c.yaml",
+        "parameters": "policy_node:policy.steps:=5 'policy_node:policy.instruction:=open the door'",
+    }  # fmt: skip
+    context.launch_configurations.update(given)
+    for argument in arguments(PolicyOptions):
+        argument.visit(context)
+    assert options_from(PolicyOptions, context) == PolicyOptions(
+        robot="adroit_pen", lockstep=True, instruction="12", params_files=("a b.yaml", "c.yaml"),
+        parameters=("policy_node:policy.steps:=5", "policy_node:policy.instruction:=open the door"),
+    )  # fmt: skip
+
+
+@needs_launch
+def test_a_wrong_choice_is_refused() -> None:
+    from launch import LaunchContext
+
+    from flow_policy_ros.ros.launching import arguments
+
+    context = LaunchContext()
+    context.launch_configurations["observation"] = "smell"
+    with pytest.raises(RuntimeError, match="observation"):
+        for argument in arguments(PolicyOptions):
+            argument.visit(context)
+
+
+@needs_launch
+def test_launch_passes_everything_on_as_it_is() -> None:
+    """Texts that look like numbers stay texts, numbers numbers; time to stop; name space, name, remaps."""
+    from launch import LaunchContext
     from launch_ros.utilities import evaluate_parameters
 
-    module, context = load(name), LaunchContext()
-    for folder in ("checkpoint", "detector"):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        context.launch_configurations[folder] = str(tmp_path / folder)
-    context.launch_configurations.update(arguments)
-    for entity in module.generate_launch_description().entities:
-        if isinstance(entity, DeclareLaunchArgument):
-            entity.visit(context)
-    started = {}
-    for node in (module.nodes if name == "policy" else module.entities)(context):
-        if not isinstance(node, Node):  # sim.launch.py includes policy.launch.py
-            continue
-        (parameters,) = evaluate_parameters(context, node._Node__parameters)
-        started[node.node_executable] = dict(parameters)
-    return started
+    from flow_policy_ros.ros.launching import action_of
+
+    parameters = {"a.text": "12", "a.yes": "yes", "a.flag": True, "a.whole": 3, "a.number": 2.0, "a.empty": "", "a.path": "/x y"}
+    apart = {"/diagnostics": "/left/diagnostics"}
+    node = NodeDescription("policy_node", "policy_node", "/left", parameters, apart, patience_s=12.0)
+    context, action = LaunchContext(), action_of(node)
+    (evaluated,) = evaluate_parameters(context, action._Node__parameters)
+    assert dict(evaluated) == parameters
+    assert {name: type(value) for name, value in evaluated.items()} == {name: type(value) for name, value in parameters.items()}
+    assert action.node_executable == "policy_node"
+    timeout = action._ExecuteLocal__sigterm_timeout
+    assert "".join(context.perform_substitution(part) for part in timeout) == "12.0"
 
 
-def test_policy_starts_three_nodes_on_one_robot_file(tmp_path: Path) -> None:
-    started = described("policy", tmp_path, robot="adroit_pen", lockstep="true", use_sim_time="true")
-    assert set(started) == {"perception_node", "policy_node", "command_node"}
-    for parameters in started.values():
-        assert parameters["robot_file"] == str(ROOT / "config" / "robots" / "adroit_pen.yaml")
-        assert parameters["lockstep.enabled"] is True and parameters["use_sim_time"] is True
-    assert started["policy_node"]["policy.checkpoint"] == str(tmp_path / "checkpoint")
-    assert started["perception_node"]["perception.detector"] == str(tmp_path / "detector")
+def started(entities: list[Any]) -> list[str]:
+    """The names of the nodes among the entities."""
+    from launch_ros.actions import Node
+
+    return ["".join(part.text for part in e._Node__node_name) if isinstance(e._Node__node_name, list) else e._Node__node_name
+            for e in entities if isinstance(e, Node)]  # fmt: skip
 
 
-def test_another_extractor_has_its_weights_from_its_model(tmp_path: Path) -> None:
-    words = {"extractor": "vlm", "model": "my_vlm", "instruction": "open the door"}
-    started = described("policy", tmp_path, **words)
-    given = {name: value for name, value in started["perception_node"].items() if name.startswith("perception.")}
-    assert given == {f"perception.{name}": value for name, value in words.items()}
-    assert started["policy_node"]["policy.instruction"] == "open the door"
-    slots = described("policy", tmp_path, extractor="object_slots")["perception_node"]
-    assert slots["perception.detector"] == str(tmp_path / "detector") and "perception.model" not in slots
-    assert "policy.instruction" not in described("policy", tmp_path)["policy_node"]
-    assert described("sim", tmp_path, instruction="the red goal")["sim_node"]["sim.instruction"] == "the red goal"
+@needs_launch
+def test_the_order_is_the_descriptions_and_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch.actions import LogInfo, TimerAction
 
+    from flow_policy_ros.ros.launching import BringupEnded, Carried
 
-def test_policy_on_the_object_state_needs_no_perception(tmp_path: Path) -> None:
-    assert set(described("policy", tmp_path, observation="state")) == {"policy_node", "command_node"}
-
-
-@pytest.mark.parametrize("lockstep", ["true", "false"])
-def test_sim_is_either_in_lockstep_or_in_real_time(lockstep: str, tmp_path: Path) -> None:
-    parameters = described("sim", tmp_path, lockstep=lockstep, seed="7")["sim_node"]
-    assert parameters["lockstep.enabled"] is (lockstep == "true")
-    assert parameters["sim.realtime"] is (lockstep == "false")
-    assert parameters["sim.seed"] == 7
-
-
-def test_sim_starts_the_robot_last() -> None:
-    """Else a checkpoint that policy.launch.py refuses would leave the robot's process behind."""
-    pytest.importorskip("launch_ros", reason="needs launch_ros, which only ROS installations have")
-    from launch import LaunchContext
-    from launch.actions import IncludeLaunchDescription
-
-    module, context = load("sim"), LaunchContext()
-    for argument in module.ARGUMENTS:
-        argument.visit(context)
-    policy, robot = module.entities(context)
-    assert isinstance(policy, IncludeLaunchDescription) and robot.node_executable == "sim_node"
-    context.launch_configurations["policy"] = "false"
-    assert [node.node_executable for node in module.entities(context)] == ["sim_node"]
-
-
-def test_a_robot_that_does_not_exist_starts_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'nope' does not exist"):
-        described("policy", tmp_path, robot="nope")
+    command_node = NodeDescription("command_node", "command_node", managed=True)
+    step = NodeDescription("lead_node", "configure_command", after=("/command_node",), task=True, arguments=("configure", "x"))
+    policy = NodeDescription("policy_node", "policy_node", after=("/configure_command",), respawn=True)
+    carried = Carried(Bringup("", (command_node, step, policy)))
+    assert started(carried.next()) == ["command_node", "configure_command"]
+    assert started(carried._ended(step, 0)) == ["policy_node"]
+    said, timer = carried._ended(policy, -9)
+    assert isinstance(said, LogInfo) and isinstance(timer, TimerAction)
+    with pytest.raises(BringupEnded, match="/command_node ended with exit code 0"):
+        carried._ended(command_node, 0)

@@ -16,7 +16,10 @@ from flow_policy_ros import resources
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "flow_policy_ros"
-PROGRAMS = {"flow_policy", "perception_node", "policy_node", "command_node", "sim_node", "player_node", "recorder_node"}
+PROGRAMS = {
+    "flow_policy", "perception_node", "policy_node", "command_node", "sim_node", "player_node", "recorder_node",
+    "flight_recorder_node", "marker_node", "dashboard_node", "view_node", "lead_node",
+}  # fmt: skip
 ROS_WHEELS = "ros-kilted-rclpy"
 
 

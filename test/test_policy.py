@@ -42,10 +42,11 @@ def normaliser(size, seed):
     return Normaliser.fit(VectorStatistics.of(rows))
 
 
-def make_checkpoint(contract=CONTRACT, action_space="absolute", network="residual_mlp", solver="euler"):
+def make_checkpoint(contract=CONTRACT, action_space="absolute", network="residual_mlp", solver="euler", condition_dropout=0.0):
     torch.manual_seed(0)
     actions = len(contract.action_joints)
-    model = FlowModel(network, SIZES[network], network_shape([contract]), FlowConfig(solver=solver))
+    flow = FlowConfig(solver=solver, condition_dropout=condition_dropout)
+    model = FlowModel(network, SIZES[network], network_shape([contract]), flow)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)

@@ -110,6 +110,24 @@ def test_the_size_of_a_run_is_that_of_what_was_kept(tmp_path: Path) -> None:
         recorder.begin()
 
 
+def test_parameters_change_from_the_next_episode_on(tmp_path: Path) -> None:
+    recorder = session(tmp_path, compression="none")
+    (tmp_path / "door_0006").mkdir()
+    running = recorder.begin()
+    given = {"out": str(tmp_path), "min_free_gb": 0.0, "compression": "none"}
+    recorder.update(RecorderParameters(name="door", **given))  # type: ignore[arg-type]
+    assert running.path.name == "episode_0001" and running.running
+    recorder.end({})
+    assert recorder.begin().path.name == "door_0007"
+    recorder.discard()
+    recorder.update(RecorderParameters(name="door", max_gb=1e-9, **given))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"recorder\.max_gb"):
+        recorder.begin()
+    recorder.update(RecorderParameters(name="door", **given))  # type: ignore[arg-type]
+    assert recorder.begin().path.name == "door_0008"  # the number of one that was discarded does not come again
+    recorder.discard()
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [({"out": ""}, r"recorder\.out is not set"), ({"out": "/dev/null/x"}, "cannot be made a folder"), ({"name": "a/b"}, "'a/b'")],

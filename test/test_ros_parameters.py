@@ -134,6 +134,56 @@ def test_an_order_is_obeyed_again_and_what_refuses_it_changes_nothing(context: r
     assert not node.set_parameters_atomically(unsound).successful and len(said) == 2
 
 
+def test_another_clock_is_refused_and_all_that_is_asked_with_it(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    changes: list[object] = []
+    parameters = NodeParameters(node, load_robot(write_robot(tmp_path)), ("policy",), lambda _, block: changes.append(block))
+    before = parameters.block(PolicyParameters)
+    given = Parameter("use_sim_time", value=True)
+    for both in ([Parameter("policy.steps", value=3), given], [given, Parameter("policy.steps", value=3)]):
+        answer = node.set_parameters_atomically(both)
+        assert not answer.successful and "two clocks" in answer.reason
+        assert parameters.block(PolicyParameters) == before and not changes
+        assert node.get_parameter("policy.steps").value == before.steps and node.get_parameter("use_sim_time").value is False
+    same = [Parameter("policy.steps", value=3), Parameter("use_sim_time", value=False)]
+    assert node.set_parameters_atomically(same).successful and len(changes) == 1
+
+
+@pytest.mark.parametrize("where", ["judge", "change", "order"])
+@pytest.mark.parametrize("error", [ValueError("no."), RuntimeError("no.")])
+def test_an_error_in_a_change_is_a_refusal_and_not_the_end_of_the_node(
+    context: rclpy.Context, tmp_path: Path, where: str, error: Exception
+) -> None:
+    told: list[Any] = []
+
+    def fail(place: str, block: Any) -> None:
+        if place == where and getattr(block, "steps", 3) == 3:
+            raise error
+        if place == "change":
+            told.append(block)
+
+    node = make_node(context)
+    parameters = NodeParameters(
+        node, load_robot(write_robot(tmp_path)), ("policy",), lambda _, block: fail("change", block),
+        lambda _, block: fail("judge", block), {"policy.instruction": lambda text: fail("order", text)},
+    )  # fmt: skip
+    before = parameters.block(PolicyParameters)
+    answer = node.set_parameters_atomically([Parameter("policy.steps", value=3), Parameter("policy.instruction", value="go")])
+    assert not answer.successful and "no." in answer.reason
+    assert ("This is a bug" in answer.reason) is isinstance(error, RuntimeError)
+    assert parameters.block(PolicyParameters) == before and node.get_parameter("policy.steps").value == before.steps
+    assert [block.steps for block in told] == ([3, before.steps] if where == "order" else [])
+    assert node.set_parameters_atomically([Parameter("policy.steps", value=4)]).successful
+
+
+def test_what_is_set_at_start_says_why(context: rclpy.Context, tmp_path: Path) -> None:
+    node = make_node(context)
+    NodeParameters(node, load_robot(write_robot(tmp_path)), ("command",))
+    words = node.describe_parameter("command.deadman").additional_constraints
+    assert words.startswith("one of: '', bool, joy; at start only: what keeps the robot from moving")
+    assert node.describe_parameter("command.limit_scale").additional_constraints == ""
+
+
 def test_the_robot_file_must_be_given(context: rclpy.Context, tmp_path: Path) -> None:
     with pytest.raises(RobotFileError, match="robot_file is not set"):
         robot_of(make_node(context))

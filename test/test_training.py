@@ -293,6 +293,19 @@ def test_augmentation_keeps_what_was_not_seen():
     assert augment(batch, TrainConfig(data=(Path("x"),), out=Path("y")), np.random.default_rng(0)).features["d"] is not None
 
 
+def test_some_samples_hide_their_posture():
+    position = np.random.default_rng(1).normal(size=(400, 3))
+    history = np.repeat(position[:, None], 2, axis=1)
+    batch = Batch(position, {}, np.zeros((400, 4, 2)), np.ones((400, 4), dtype=bool), joint_history=history)
+    config = TrainConfig(data=(Path("x"),), out=Path("y"), state_dropout=0.4)
+    shown = augment(batch, config, np.random.default_rng(0))
+    hidden = (shown.joint_position != position).any(axis=1)
+    assert 0.3 < hidden.mean() < 0.5
+    assert np.allclose(shown.joint_position[hidden], position.mean(axis=0))
+    assert shown.joint_history is not None and ((shown.joint_history != history).any(axis=(1, 2)) == hidden).all()
+    assert (shown.joint_position[~hidden] == position[~hidden]).all()
+
+
 def test_divergence_ends_the_run_and_saves_nothing(data, tmp_path, capsys):
     assert main(arguments(data, tmp_path / "run", "--steps", "20", "--lr", "1e30", "--warmup", "0")) == 1
     error = capsys.readouterr().err

@@ -135,7 +135,10 @@ def speed(checkpoint: Path, repeats: int) -> dict[str, Any]:
     from flow_policy_ros.cli import bench_sampling
     from flow_policy_ros.policy.checkpoint import load_checkpoint
 
-    measured: Any = bench_sampling.measure(bench_sampling.Arguments((checkpoint,), steps=(1, 10), repeats=repeats))["rows"]
+    alone = bench_sampling.Arguments(
+        (checkpoint,), steps=(1, 10), repeats=repeats, threads=(1,), backends=("eager",), opponents=False
+    )
+    measured: Any = bench_sampling.measure(alone)["rows"]
     return {
         "network": load_checkpoint(checkpoint).model.network_name,
         "parameters": measured[0]["parameters"],

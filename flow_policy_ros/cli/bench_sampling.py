@@ -148,7 +148,9 @@ def of_network(
         for backend, form in found.items():
             for steps in arguments.steps:
                 calls[("", backend, steps)] = partial(_ours, form, observation, steps)
-        for way in torchdiffeq_ways() if arguments.opponents and seen.prefix is None else ():
+        # torchdiffeq follows a velocity; what predicts the chunk has one that is infinite at its end
+        comparable = arguments.opponents and seen.prefix is None and policy.model.flow.predicts == "velocity"
+        for way in torchdiffeq_ways() if comparable else ():
             for steps in arguments.steps if way != "torchdiffeq dopri5" else (0,):
                 chunk = torchdiffeq_chunk(way, network, seen, policy.noise(0, 0), max(1, steps))
                 calls[(way, "eager", steps)] = partial(_theirs, chunk)

@@ -1,4 +1,4 @@
-"""``flow_policy doctor``: what this machine has, and the exact command for what it lacks.
+"""``flow_policy doctor``: what this machine has, and the exact command for what it lacks. ``--live`` is in ``doctor_live``.
 
 What could hang, crash or print is tried in a process of its own, so that one broken library does not hide the rest.
 """
@@ -66,9 +66,20 @@ class Check:
 class Arguments:
     """Say what was found on this machine, and what to do about what is missing.
 
-    Exit code 0: all that is needed is there; 1: something is missing.
+    With --live, listen to a running robot instead: rates, stamps, clocks, quality of service, publishers that fight, DDS settings,
+    governor, real-time priority; what each problem costs and what to change.
+    Exit code 0: all that is needed is there; 1: something is missing, or a problem.
     """
 
+    live: bool = False
+    """Judge the nodes that run now, on this machine and in its network. Nothing is published."""
+    robot: str | None = None
+    """With --live: robot file, or the name of one that ships, whose topics, rates and ages are to hold; without it what is there
+    is measured."""
+    seconds: float = 5.0
+    """With --live: how long to listen, s."""
+    namespace: str = ""
+    """With --live: name space of the robot's nodes."""
     json: Path | None = None
     """Write the answer to this file too."""
 
@@ -78,6 +89,12 @@ def main(argv: list[str]) -> int:
     import tyro
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy doctor")
+    if arguments.live:
+        from flow_policy_ros.cli import doctor_live
+
+        return doctor_live.main(arguments.robot, arguments.seconds, arguments.namespace, arguments.json)
+    if arguments.robot is not None or arguments.namespace:
+        raise ValueError("--robot and --namespace are about a robot that runs; add --live.")
     checks = examine()
     ok = all(check.ok for check in checks if check.required)
     show(checks)
@@ -96,15 +113,15 @@ def examine() -> list[Check]:
         return list(pool.map(lambda look: look(), looks))
 
 
-def show(checks: list[Check]) -> None:
-    """Print the table, and below it the remedies."""
+def show(checks: list[Check], bad: str = "missing") -> None:
+    """Print the table, in which what is required and not all right is called ``bad``, and below it the remedies."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     table = Table("", "", "found")
     for check in checks:
-        mark = "[green]ok[/]" if check.ok else "[red]missing[/]" if check.required else "[yellow]note[/]"
+        mark = "[green]ok[/]" if check.ok else f"[red]{bad}[/]" if check.required else "[yellow]note[/]"
         table.add_row(check.name, mark, check.found)
     console.print(table)
     for check in checks:

@@ -30,11 +30,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "take-over": ("flow_policy_ros.cli.take_over", "record the expert taking over from a policy (DAgger)"),
     "featurize": ("flow_policy_ros.cli.featurize", "add features to recorded episodes and bags"),
     "bench": ("flow_policy_ros.cli.bench", "measure sampling, training, success, and the flow maths against others"),
+    "bringup": ("flow_policy_ros.cli.bringup", "start everything that a robot needs, in order, and watch it"),
     "record": ("flow_policy_ros.cli.record", "record a robot's topics, an episode a bag, on keys or services"),
     "fuzz": ("flow_policy_ros.cli.fuzz", "throw random and malformed input at the safety stage and check every set-point"),
     "convert": ("flow_policy_ros.cli.convert", "convert recordings to LeRobot datasets, and back to bags or episodes"),
     "inspect": ("flow_policy_ros.cli.inspect", "say what is in a recording, checkpoint or robot file, and whether they fit"),
-    "params": ("flow_policy_ros.cli.params", "print the reference page of the nodes: parameters, topics, states, faults"),
+    "new-robot": ("flow_policy_ros.cli.new_robot", "write a robot file from a URDF and a ros2_control parameter file"),
+    "view": ("flow_policy_ros.cli.view", "show a robot at work, or a recording of it, in the browser or in Rerun"),
+    "dashboard": ("flow_policy_ros.cli.dashboard", "show a running robot on one page of the terminal"),
+    "params": ("flow_policy_ros.cli.params", "read and change parameters of live nodes; print the reference page of all nodes"),
+    "sros2": ("flow_policy_ros.cli.sros2", "write the SROS 2 policy of the nodes: what each may say and hear"),
     "doctor": ("flow_policy_ros.cli.doctor", "say what was found on this machine and what is missing"),
 }
 

@@ -49,7 +49,8 @@ def page() -> str:
         if name == "command_node":
             lines += _guard()
         rows = [(f"`{value.key}`", "always" if value.always else "when there is one", value.text) for value in REPORTED[name]]
-        lines += ["", "### Values on `/diagnostics`", "", *table(("key", "there", "meaning"), rows)]
+        values = table(("key", "there", "meaning"), rows) if rows else ["None: it only listens."]
+        lines += ["", "### Values on `/diagnostics`", "", *values]
     lines += ["", f"## Parameters of {SHARED}", "", "Declared by every node.", "", *table(HEAD, _block(SHARED))]
     lines += ["", "## Quality of service", "", *_qos()]
     return "\n".join(lines) + "\n"

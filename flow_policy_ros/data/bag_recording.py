@@ -36,6 +36,7 @@ from flow_policy_ros.runtime.instruction_text import require_words
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, FloatArray
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 
 PAUSE_S = 1.0
 """Joint states come at the control rate. After so long a silence, or so far a jump back of their stamps (a simulator that was
@@ -207,7 +208,7 @@ def recorded_streams(bag: Bag) -> list[str]:
 def noted_success(bag: Path) -> bool | None:
     """What whoever recorded the bag noted of its success in the metadata; None where nothing was noted."""
     try:
-        metadata = yaml.safe_load((bag / METADATA).read_text())
+        metadata = load_yaml((bag / METADATA).read_text())
         noted = str(metadata["rosbag2_bagfile_information"]["custom_data"]["success"]).lower()
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError):
         return None

@@ -28,6 +28,7 @@ from flow_policy_ros.data.inspection_found import (
 )
 from flow_policy_ros.data.tallies import Instants, Joints, Pictures, Stamps
 from flow_policy_ros.runtime.types import EncodedImage
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 
 LOOK_EVERY = 50
 """Of so many images of a topic one is decoded, the first among them."""
@@ -82,7 +83,7 @@ def compression_of(bag: Bag) -> str:
     if any(path.suffix in (".zstd", ".zst") for path in _files(bag)):
         return "file, zstd"
     try:
-        tree = yaml.safe_load((bag.path / "metadata.yaml").read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        tree = load_yaml((bag.path / "metadata.yaml").read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
         form, mode = str(tree["compression_format"]), str(tree["compression_mode"]).lower()
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
         return ""  # there is none, or the reader has complained about it
@@ -96,7 +97,7 @@ def _files(bag: Bag) -> list[Path]:
 def qos_of(text: str) -> tuple[str, ...]:
     """What publishers offered, in words, an entry per publisher; "unreadable" for what is no such list."""
     try:
-        profiles = yaml.safe_load(text) or []
+        profiles = load_yaml(text) or []
         return tuple(_profile(profile) for profile in profiles)
     except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
         return ("unreadable",)

@@ -7,13 +7,11 @@ somebody has filled them in.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-import yaml
 
 from flow_policy_ros.data.bag_messages import ARRAY, JOINT_STATE, TRAJECTORY
 from flow_policy_ros.data.inspection_found import Inspection, JointFound, LayoutFound
 from flow_policy_ros.data.inspection_roles import Roles, main_layout, roles
+from flow_policy_ros.runtime.robot_yaml import text
 
 INTERFACES = {JOINT_STATE: "joint_state", ARRAY: "float64_array", TRAJECTORY: "joint_trajectory"}
 """What takes commands of a type."""
@@ -113,14 +111,3 @@ def _limits(source: LayoutFound | None, joints: tuple[str, ...]) -> Iterator[str
 
 def _recorded(joint: JointFound) -> str:
     return f"recorded: {joint.low:.3f} to {joint.high:.3f}, up to {joint.velocity:.2f} per second"
-
-
-def text(value: Any) -> str:
-    """As YAML within a line, whatever a recording's names hold."""
-    words = [*value, *value.values()] if isinstance(value, dict) else [value] if isinstance(value, str) else value
-    odd = not all(str(word).isprintable() for word in words)
-    value = list(value) if isinstance(value, tuple) else value
-    dumped = yaml.safe_dump(
-        [value], default_flow_style=True, default_style='"' if odd else None, width=10**9, sort_keys=False, allow_unicode=True
-    )
-    return dumped.strip()[1:-1]

@@ -27,6 +27,9 @@ from flow_policy_ros.safety.command_loop import CommandLoop
 
 STEP_NS = 1_000_000
 """A chunk of 48 points of 30 joints is read in 0.4 ms and prepared in 0.5 ms; on a busy machine it may be twice that."""
+MOST_BYTES = 1 << 20
+"""Of a chunk: some 3000 points of 30 joints, sixty times a long one. A larger message would take longer to read than the node may
+be silent."""
 MOST_UNREAD = 16
 """Of chunks that come faster than they can be read the oldest are dropped: only the newest is followed."""
 
@@ -109,6 +112,9 @@ class CommandInputs:
 
     def _on_chunk(self, message: bytes) -> None:
         if not self._listening():
+            return
+        if len(message) > MOST_BYTES:
+            self._refuse("chunk_too_large", MessageError(f"chunk has {len(message)} bytes, expected at most {MOST_BYTES}."))
             return
         self._unread.append((message, self._now()))
         if len(self._unread) > MOST_UNREAD:

@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.nodes.command_inputs import CommandInputs
 from flow_policy_ros.nodes.command_lockstep import CommandLockstep
-from flow_policy_ros.nodes.command_outputs import make_output
+from flow_policy_ros.nodes.command_outputs import make_output, untracked
 from flow_policy_ros.nodes.command_report import MESSAGES, CommandReport
 from flow_policy_ros.nodes.command_services import CommandServices
 from flow_policy_ros.nodes.lockstep import CHUNK, COMMAND_SHARE, Patience, TickWord, command_word, delays
@@ -62,13 +62,15 @@ class CommandNode(ManagedNode):
         robot = robot_of(self)
         self._settings = settings = NodeParameters(self, robot, BLOCKS, self._changed)
         self._command, lockstep = settings.block(CommandParameters), settings.block(LockstepParameters)
+        if self._command.dry_run:
+            robot = untracked(robot)
         self._period_ns = round(1e9 / self._command.rate_hz)
         self._loop = CommandLoop(robot, self._command, clearance_of(robot, self._command))
         self._state = GuardState.INACTIVE
+        self._refused: set[str] = set()  # kinds of input, as the log has it
         self._rehearsal = Rehearsal(robot, self._command)
         self._ahead_ns = min(round(1e9 * self._command.wake_ahead_s), self._period_ns // 4)
         self._collector = QuietCollector(*(max(1, round(s * self._command.rate_hz)) for s in (YOUNG_S, ALL_S)))
-        self._output = make_output(self, robot, self._loop, lambda: self._command, lockstep.enabled)
         self._executed = self.create_publisher(JointStateMsg, "command/executed", qos.RECORD)
         self._plans = self.create_publisher(JointTrajectory, "command/plan", qos.RELIABLE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
@@ -84,12 +86,14 @@ class CommandNode(ManagedNode):
         else:
             self._timer = self.create_timer(self._period_ns / 1e9, self._tick, clock=STEADY)
             self._timer.cancel()  # until it is activated
+        self._output = make_output(self, robot, self._loop, lambda: self._command, lockstep.enabled)
         consumer = self._lockstep or self._loop
         self._inputs = CommandInputs(
             self, robot, self._command, self._loop, consumer, lambda: self._ticking, lockstep.enabled, self._ahead_ns
         )
         meter = PeriodMeter(self._period_ns, max(1, round(self._command.statistics_s * self._command.rate_hz)))
-        self._report = CommandReport(self, robot, self._loop, self._inputs, self._output, meter)
+        dry = self._command.dry_run
+        self._report = CommandReport(self, robot, self._loop, self._inputs, self._output, meter, dry)
         CommandServices(self, self._loop, self._reset, lambda: self._active)
         self.create_timer(1.0, self._report_later, clock=STEADY)
 
@@ -100,6 +104,11 @@ class CommandNode(ManagedNode):
             raise ValueError(f"a fault is latched ({faults}). Call the service command/reset, then activate.")
         self._refuse_while_stopping("Activate")
         self._forget()
+        if self._command.dry_run:
+            self.get_logger().warning(
+                f"DRY RUN: nothing is sent to {self._output.topic}. What would be is on {self._executed.topic_name} and "
+                f"{self._plans.topic_name}."
+            )
         self._active = self._ticking = True
         self._report.meter.restart()
         if self._timer is not None:
@@ -257,6 +266,10 @@ class CommandNode(ManagedNode):
         problem = (self._loop.start_problem(now) or "there is one") if waiting else ""
         lifecycle = "" if self._active else "inactive"
         self._diagnostics.publish(diagnostics(now, self._report.status(now, lifecycle, problem)))
+        refused = set(self._loop.rejections)
+        if refused - self._refused:  # of each kind the first one; the rest is counted on /diagnostics
+            self.get_logger().warning(f"refused: {self._loop.last_rejection}")
+        self._refused = refused
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)

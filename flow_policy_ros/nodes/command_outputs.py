@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
@@ -20,6 +21,8 @@ from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import FloatArray, Setpoint
 from flow_policy_ros.safety.command_loop import CommandLoop, CommandTick
 
+WHOLE = ("joint_trajectory_chunk", "follow_joint_trajectory")
+"""Interfaces whose messages are whole trajectories."""
 IN_LOCKSTEP = ("joint_trajectory", "joint_state")
 """Interfaces whose messages are one set-point with a stamp, which the simulation waits for."""
 STALLED = "control_loop_stalled"
@@ -51,11 +54,14 @@ class Output(Protocol):
 
 
 def make_output(node: Node, robot: Robot, loop: CommandLoop, parameters: Callable[[], CommandParameters], lockstep: bool) -> Output:
-    """The output for ``robot.command_interface``. ``parameters`` gives the current ones.
+    """The output for ``robot.command_interface``; in a dry run one of the same kind that sends nothing. ``parameters`` gives
+    the current ones. To be called when ``node`` has its other publishers.
 
-    Raises ``ParameterError`` for an interface that cannot be used here.
+    Raises ``ParameterError`` for an interface, or a dry run, that cannot be had here.
     """
     interface = robot.command_interface
+    if parameters().dry_run:
+        return _dry_output(node, robot, loop, parameters, lockstep)
     if lockstep and interface not in IN_LOCKSTEP:
         raise ParameterError(
             f"lockstep.enabled needs commands with a stamp, one for each tick, but robot file {robot.path} has command_interface "
@@ -67,19 +73,50 @@ def make_output(node: Node, robot: Robot, loop: CommandLoop, parameters: Callabl
         send, topic = goal_sender(node, robot.command_topic)
         return TrajectoryOutput(robot, loop, parameters, send, topic)
     publisher = node.create_publisher(command_message_type(interface), robot.command_topic, qos.RELIABLE)
-    if interface == "joint_trajectory_chunk":
+    if interface in WHOLE:
         return TrajectoryOutput(robot, loop, parameters, publisher.publish, publisher.topic_name)
-    return SetpointOutput(robot, round(1e9 / parameters().rate_hz), publisher)
+    return SetpointOutput(robot, round(1e9 / parameters().rate_hz), publisher.publish, publisher.topic_name)
+
+
+def _dry_output(
+    node: Node, robot: Robot, loop: CommandLoop, parameters: Callable[[], CommandParameters], lockstep: bool
+) -> Output:
+    """No publisher and no action client is made. Its topic is the one that would be sent to."""
+    if lockstep:
+        raise ParameterError(
+            "command.dry_run and lockstep.enabled are both true, but a simulation in lockstep waits for commands, and a dry run "
+            "sends none. Set one of them to false."
+        )
+    topic = node.resolve_topic_name(robot.command_topic)
+    own = [publisher.topic_name for publisher in node.publishers]
+    if topic in own:
+        raise ParameterError(
+            f"command.dry_run is true, but the commands' topic {topic} is one on which this node publishes in any case, and the "
+            f"controller would hear it. Change robot.command_topic in {robot.path}, or the remapping, to none of "
+            f"{', '.join(sorted(own))}."
+        )
+    if robot.command_interface in WHOLE:
+        return TrajectoryOutput(robot, loop, parameters, _unsent, topic)
+    return SetpointOutput(robot, round(1e9 / parameters().rate_hz), _unsent, topic)
+
+
+def _unsent(message: object) -> None:
+    """Where the messages of a dry run end."""
+
+
+def untracked(robot: Robot) -> Robot:
+    """``robot`` for a dry run: without 'tracking', since what is not commanded does not follow."""
+    return replace(robot, limits=replace(robot.limits, tracking=np.full(len(robot.joints), np.inf)))
 
 
 class SetpointOutput:
     """Every set-point as a message of its own, at once."""
 
-    def __init__(self, robot: Robot, period_ns: int, publisher: Any) -> None:
-        self.topic: str = publisher.topic_name
+    def __init__(self, robot: Robot, period_ns: int, send: Callable[[Any], None], topic: str) -> None:
+        self.topic = topic
         self._robot = robot
         self._period_ns = period_ns
-        self._publisher = publisher
+        self._send = send
 
     @property
     def at_rest(self) -> bool:
@@ -94,7 +131,7 @@ class SetpointOutput:
         """Send it."""
         if tick.setpoint is not None:
             setpoint = for_controller(self._robot, tick.setpoint)
-            self._publisher.publish(setpoint_to_message(setpoint, self._robot.command_interface, self._period_ns))
+            self._send(setpoint_to_message(setpoint, self._robot.command_interface, self._period_ns))
 
     def flush(self) -> None:
         """Nothing waits."""

@@ -27,9 +27,9 @@ class CommandReport:
     """Puts the status together from what each part counts. ``topics`` are watched for more than one publisher."""
 
     def __init__(
-        self, node: Node, robot: Robot, loop: CommandLoop, inputs: CommandInputs, output: Output, meter: PeriodMeter
+        self, node: Node, robot: Robot, loop: CommandLoop, inputs: CommandInputs, output: Output, meter: PeriodMeter, dry_run: bool
     ) -> None:
-        """``meter`` is told of each tick by the node."""
+        """``meter`` is told of each tick by the node. In a ``dry_run`` nothing is sent, and every status says so."""
         self.meter = meter
         self.stage = LatencyTracker(meter.window)
         self.state_since = 0  # stamp of the tick that changed the state
@@ -41,6 +41,7 @@ class CommandReport:
         self._loop = loop
         self._inputs = inputs
         self._output = output
+        self._dry_run = dry_run
 
     def status(self, now: int, lifecycle: str, start_problem: str) -> DiagnosticStatus:
         """At ``now`` (ns). ``lifecycle`` is the node's state if it is not active, ``start_problem`` why nothing moves yet."""
@@ -51,10 +52,13 @@ class CommandReport:
         if crowd:
             level = max(level, WARN)
             message = f"{message}; {'; '.join(crowd)}: two sources fight over the robot. Stop all but one."
+        if self._dry_run:
+            level, message = max(level, WARN), f"DRY RUN, nothing is sent: {message}"
         values: dict[str, object] = {
             "state": loop.state.value,
             "state_since": self.state_since,
             "lifecycle": lifecycle or "active",
+            "dry_run": self._dry_run,
             "faults": " ".join(f.name for f in faults),
             "enabled": loop.enabled,
             **self._ages(now),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
@@ -18,6 +19,7 @@ class CommandServices:
 
     def __init__(self, node: Node, loop: CommandLoop, reset: Callable[[], str | None], active: Callable[[], bool]) -> None:
         """``reset`` gives the reason for a refusal, ``active`` whether the node is."""
+        self._logger = node.get_logger()
         self._loop = loop
         self._reset = reset
         self._active = active
@@ -31,12 +33,12 @@ class CommandServices:
         if not self._loop.enabled:
             done = "reset; the hold stays: call command/enable to start at the next fresh joint state"
         response.success, response.message = refusal is None, refusal or done
-        return response
+        return self._logged("command/reset", response)
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._loop.hold()
         response.success, response.message = True, "stops and holds, until command/enable"
-        return response
+        return self._logged("command/hold", response)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         faults = ", ".join(fault.name for fault in self._loop.faults)
@@ -50,4 +52,12 @@ class CommandServices:
         else:
             self._loop.enable()
             response.success, response.message = True, "follows the chunks that come from now on"
+        return self._logged("command/enable", response)
+
+    def _logged(self, service: str, response: Any) -> Any:
+        """The answer, after a line in the log: who looks for why a robot moved, or did not, finds what it was told."""
+        if response.success:  # two calls: rclpy raises when one place in the code logs at two levels
+            self._logger.info(f"{service}: {response.message}")
+        else:
+            self._logger.warning(f"{service}: refused: {response.message}")
         return response

@@ -103,6 +103,7 @@ class ManagedNode(LifecycleNodeMixin, ClosableNode):
             self.get_logger().error(f"not {what}: {type(error).__name__}: {error}")
             return FAILED
         self._problem = None
+        self.get_logger().info(what)
         return DONE
 
     def _release(self) -> None:

@@ -26,7 +26,7 @@ from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.policy.checkpoint import CheckpointError
 from flow_policy_ros.policy.deployed import DeadlinePolicy, deploy
 from flow_policy_ros.policy.flow_policy import FlowPolicy
-from flow_policy_ros.policy.profile import PUBLISH, Profile, StageTimes, wrap_policy
+from flow_policy_ros.policy.profile import LOOK, PUBLISH, Profile, StageTimes, wrap_policy
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
 from flow_policy_ros.ros.messages import chunk_info, chunk_to_message, from_time, to_time
@@ -62,7 +62,6 @@ class PolicyNode(ClosableNode):
         self._contract = deployed.contract
         self._contract.check_robot(robot)
         cameras = cameras_of(self._contract, robot)
-        self._policy = deployed
         self._loop = PolicyLoop(deployed, policy, robot.endless, greatest_ages(self._contract, robot))
         if policy.instruction:
             _require_readable(self._loop, policy.instruction)
@@ -111,13 +110,10 @@ class PolicyNode(ClosableNode):
         self._inputs = PolicyInputs(
             self, robot, self._contract, receiver, looked_at, self._sight.on_image, self._refusals, lockstep.enabled
         )
-        whole = deployed.inner if isinstance(deployed, DeadlinePolicy) else deployed
-        assert isinstance(whole, FlowPolicy)
-        if policy.profile:
-            profile = Profile(self._stages.add)
-            wrap_policy(profile, self._loop, whole)
-            profile.wrap(self, "_send", PUBLISH)
-        self._attention = PolicyAttention(self, whole, robot, self._inputs.told)
+        self._whole = _whole(self._loop)
+        self._profile = Profile(self._stages.add) if policy.profile else None
+        self._time_stages()
+        self._attention = PolicyAttention(self, self._whole, robot, self._inputs.told)
         apart_s = 0.0 if lockstep.enabled else READ_APART_S
         self._told = InstructionTopic(self, self._instruct, lambda: self._loop.instruction, apart_s)
         if policy.instruction:
@@ -210,11 +206,25 @@ class PolicyNode(ClosableNode):
     def _changed(self, prefix: str, block: Any) -> None:
         if prefix != "policy":
             return
-        if self._worker is not None:
-            self._worker.update(block)
-            self._timer.timer_period_ns = round(1e9 / block.rate_hz)
-        else:
-            self._loop.update(block)
+        if self._profile is not None:
+            self._profile.unwrap()  # what is timed may become another policy
+        try:
+            if self._worker is not None:
+                self._worker.update(block)
+                self._timer.timer_period_ns = round(1e9 / block.rate_hz)
+            else:
+                self._loop.update(block)
+        finally:
+            self._time_stages()
+
+    def _time_stages(self) -> None:
+        if self._profile is None:
+            return
+        sampling = _whole(self._loop)
+        wrap_policy(self._profile, self._loop, sampling)
+        if sampling is not self._whole:
+            self._profile.wrap(self._whole, "look", LOOK)  # the sight looks with the one of the start: both see the same
+        self._profile.wrap(self, "_send", PUBLISH)
 
     def _diagnose(self) -> None:
         self._attention.attend()
@@ -248,6 +258,13 @@ class PolicyNode(ClosableNode):
         """How long the stages of a chunk take; empty without ``policy.profile``."""
         tables = (latency_values(f"profile_ms.{stage}", times) for stage, times in self._stages.trackers.items())
         return {key: ms for table in tables for key, ms in table.items()}
+
+
+def _whole(loop: PolicyLoop) -> FlowPolicy:
+    """The policy that samples, without the deadline around it."""
+    policy = loop.policy.inner if isinstance(loop.policy, DeadlinePolicy) else loop.policy
+    assert isinstance(policy, FlowPolicy)
+    return policy
 
 
 def _require_readable(loop: PolicyLoop, instruction: str) -> None:

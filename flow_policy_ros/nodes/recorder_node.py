@@ -26,7 +26,7 @@ from flow_policy_ros.data.bags.definitions import message_type
 from flow_policy_ros.nodes.recorder_episode import EpisodeReport, Source
 from flow_policy_ros.nodes.recorder_keys import HELP, Operator, Terminal
 from flow_policy_ros.nodes.recorder_report import figures, heard, judge, line, state, summary
-from flow_policy_ros.nodes.recorder_session import Session
+from flow_policy_ros.nodes.recorder_session import Session, require_name
 from flow_policy_ros.nodes.recorder_topics import Losses, message_class, offered_text, reader_for, selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
@@ -59,7 +59,7 @@ class RecorderNode(ClosableNode):
     def __init__(self, operator: Operator | None = None) -> None:
         super().__init__("recorder_node")
         robot = robot_of(self)
-        self._settings = NodeParameters(self, robot, ("recorder",)).block(RecorderParameters)
+        self._settings = NodeParameters(self, robot, ("recorder",), self._changed, _judge).block(RecorderParameters)
         if self._settings.report and not Path(self._settings.report).parent.is_dir():
             raise ParameterError(f"the parameter recorder.report is {self._settings.report}; its folder does not exist, create it.")
         self._session = Session(self._settings, robot.name)
@@ -134,6 +134,9 @@ class RecorderNode(ClosableNode):
             self.failed = report.problem
             self.get_logger().error(f"{report.path.name} was ended: {report.problem}")
         return report
+
+    def _changed(self, prefix: str, block: Any) -> None:
+        self._session.update(block)
 
     def _look(self) -> None:
         """Meet publishers that have come since the last time, and those that changed."""
@@ -283,6 +286,10 @@ class RecorderNode(ClosableNode):
         """The terminal's line, so that the log does not continue it."""
         if self._operator is not None:
             self._operator.show("")
+
+
+def _judge(prefix: str, block: Any) -> None:
+    require_name(block)
 
 
 def main(args: list[str] | None = None) -> int:

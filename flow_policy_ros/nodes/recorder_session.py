@@ -23,11 +23,7 @@ class Session:
         self._last: Episode | None = None  # that ended, and may still be labelled or discarded
         if not parameters.out:
             raise ParameterError("the parameter recorder.out is not set; give the folder for the recordings.")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parameters.name):
-            raise ParameterError(
-                f"the parameter recorder.name is '{parameters.name}', expected the beginning of a folder's name: letters, digits, "
-                "'.', '_' and '-'."
-            )
+        require_name(parameters)
         self.folder = Path(parameters.out)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +34,12 @@ class Session:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise ParameterError(f"the parameter recorder.out is {self.folder}, where nothing can be written; give another folder.")
         self._number = self._newest()
+
+    def update(self, parameters: RecorderParameters) -> None:
+        """Other parameters (not another folder), from the next episode on."""
+        renamed, self._parameters = parameters.name != self._parameters.name, parameters
+        if renamed:
+            self._number = self._newest()
 
     @property
     def last(self) -> EpisodeReport | None:
@@ -114,3 +116,12 @@ class Session:
         pattern = re.compile(re.escape(self._parameters.name) + r"_(\d+)")
         numbers = [int(match[1]) for path in self.folder.iterdir() if (match := pattern.fullmatch(path.name))]
         return max(numbers, default=0)
+
+
+def require_name(parameters: RecorderParameters) -> None:
+    """Raises ``ParameterError`` for a name that no folder can begin with."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parameters.name):
+        raise ParameterError(
+            f"the parameter recorder.name is '{parameters.name}', expected the beginning of a folder's name: letters, digits, "
+            "'.', '_' and '-'."
+        )

@@ -19,6 +19,8 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from flow_policy_ros.ros.processes import end_with_parent
+
 REFUSED = 2
 BUG = 70
 """Exit code when the node itself failed while it was being built."""
@@ -58,6 +60,7 @@ def run(
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stop.append(number))
+    end_with_parent()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rcl's error classes are not public

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flow_policy_ros.models.conditioning import NetworkShape
+from flow_policy_ros.policy.checkpoint_bounds import check_parameters, check_sizes, parse_json, read_json_text
 from flow_policy_ros.policy.codec import Codec, network_shape
 from flow_policy_ros.policy.flow_model import FlowConfig, FlowModel
 from flow_policy_ros.policy.normaliser import Normaliser, json_sha256
@@ -116,6 +117,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         entries = content.get("embodiments", [content])
         contracts = [Contract.from_json(entry) for entry in entries]
         shape = NetworkShape(**config["shape"]) if "shape" in config else network_shape(contracts)
+        check_sizes(folder / WEIGHTS, dataclasses.asdict(shape), config["network"]["sizes"])
         if shape.embodiments != len(contracts):
             raise ContractError(f"{CONTRACT} has {len(contracts)} embodiments, expected {shape.embodiments} by {CONFIG}.")
         prompter = _read_prompter(folder, contracts)
@@ -123,13 +125,15 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             _codec(folder, entry, contract, str(entry.get("action_space", config.get("action_space"))), shape, number, prompter)
             for number, (entry, contract) in enumerate(zip(entries, contracts, strict=True))
         )
-        model = objective_of(str(config.get("objective", FlowModel.objective)))(
-            str(config["network"]["name"]),
-            config["network"]["sizes"],
-            shape,
-            FlowConfig(**{name: value for name, value in config["flow"].items() if name not in ("path", "time")}),
-            tuple(len(contract.action_joints) for contract in contracts),
-        )
+        network, objective = config["network"], objective_of(str(config.get("objective", FlowModel.objective)))
+        flow = FlowConfig(**{name: value for name, value in config["flow"].items() if name not in ("path", "time")})
+        joints = tuple(len(contract.action_joints) for contract in contracts)
+
+        def build() -> FlowModel:
+            return objective(str(network["name"]), network["sizes"], shape, flow, joints)
+
+        check_parameters(folder / WEIGHTS, build)
+        model = build()
     except CheckpointError:
         raise
     except ObjectiveError as error:
@@ -138,7 +142,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {folder}: {CONFIG} or {CONTRACT} lacks {error}; copy the whole folder again."
         ) from error
-    except (ValueError, TypeError, AttributeError, ContractError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"checkpoint {folder}: {error} Copy the whole folder again, or use the version of this package that "
             "wrote it."
@@ -227,7 +231,7 @@ def _require_processor(contract: Contract, prompter: Prompter) -> None:
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / name).read_text())
+        content = parse_json(read_json_text(folder / name))
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} has no readable {name} ({error.strerror}). Copy the whole folder, as `flow_policy "

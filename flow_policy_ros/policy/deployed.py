@@ -7,6 +7,7 @@ else the machine did.)
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -66,19 +67,44 @@ class DeadlinePolicy:
 
     Where not even one step fits, it takes one: a late chunk beats none, and the latency tells. ``exact_cost`` is what a chunk
     costs by the method ``rtc``, which differentiates through the network (None: it cannot); ``cost`` counts for every other one.
+    Both were measured with guidance where ``guided`` says so (None: as ``policy`` is). A budget of infinity is no deadline.
     """
 
-    def __init__(self, policy: FlowPolicy, budget_s: float, cost: StepCost, exact_cost: StepCost | None = None) -> None:
+    def __init__(
+        self,
+        policy: FlowPolicy,
+        budget_s: float,
+        cost: StepCost,
+        exact_cost: StepCost | None = None,
+        guided: bool | None = None,
+    ) -> None:
+        """Raises ``ValueError`` for a budget of nothing, and for a solver without fixed steps."""
         self.contract, self.prefix, self.codec = policy.contract, policy.prefix, policy.codec
         self.cost = cost
         self._exact_cost = exact_cost or cost
+        self._guided = policy.guided if guided is None else guided
         self._policy, self._budget_s = policy, budget_s
-        self.choice(1)  # refuses a budget of nothing now rather than in the first sample
+        self._steps(1)  # refuses now rather than in the first sample
 
     @property
     def inner(self) -> FlowPolicy:
         """The policy that has the deadline."""
         return self._policy
+
+    def tuned(self, parameters: PolicyParameters) -> DeadlinePolicy:
+        """See ``TunablePolicy``; the costs are those that were measured. Raises ``ValueError``."""
+        policy = self._policy.sampled_with(parameters.solver, parameters.guidance_scale)
+        budget_s = parameters.deadline_s or math.inf
+        if budget_s < math.inf and policy.guided != self._guided:
+            measured, keep = ("with", "other than") if self._guided else ("without", "at")
+            raise ValueError(
+                f"for policy.deadline_s the cost was measured {measured} guidance, which doubles it; keep policy.guidance_scale "
+                f"{keep} 1, set policy.deadline_s to 0 together with it, or start the node anew."
+            )
+        return DeadlinePolicy(policy, budget_s, self.cost, self._exact_cost, self._guided)
+
+    def _steps(self, most: int, method: str = "") -> int:
+        return most if self._budget_s == math.inf else self.choice(most, method).steps
 
     def choice(self, most: int, method: str = "") -> StepChoice:
         """The steps taken when ``most`` are asked for, in a chunk that is continued by ``method`` (empty: sampled freely)."""
@@ -90,11 +116,11 @@ class DeadlinePolicy:
     ) -> tuple[FloatArray, int]:
         """See ``ContinuingPolicy``."""
         method = "" if continuation is None else continuation.method
-        return self._policy.sample(observation, self.choice(steps, method).steps, seed, continuation)
+        return self._policy.sample(observation, self._steps(steps, method), seed, continuation)
 
     def sample_batch(self, observations: Sequence[Observation], steps: int, seed: int) -> tuple[FloatArray, int]:
         """See ``FlowPolicy``; each chunk has the steps that it would have alone."""
-        return self._policy.sample_batch(observations, self.choice(steps).steps, seed)
+        return self._policy.sample_batch(observations, self._steps(steps), seed)
 
     def instruct(self, instruction: str, stamp: int) -> tuple[Features, ...]:
         """See ``FlowPolicy``."""
@@ -109,7 +135,7 @@ class DeadlinePolicy:
         asked = self._policy.refusal(method, steps)
         if asked is not None:
             return asked
-        left = self.choice(steps, method).steps
+        left = self._steps(steps, method)
         if self._policy.refusal(method, left) is None:
             return None
         return (

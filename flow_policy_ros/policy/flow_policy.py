@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from flow_policy_ros.policy.checkpoint import Checkpoint, load_checkpoint
 from flow_policy_ros.policy.instruction import InstructionReader, readers_for
 from flow_policy_ros.policy.kept_prefix import KeptPrefixes
 from flow_policy_ros.runtime.contract import PROMPT, SAID, ContractError
+from flow_policy_ros.runtime.parameters import PolicyParameters
 from flow_policy_ros.runtime.types import Continuation, FeatureArray, Features, FloatArray, Observation
 from flow_policy_ros.vision.pretrained import ExtractorError
 
@@ -39,7 +41,7 @@ def keyed_noise(seed: int, stamp: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class FlowPolicy:
-    """Implements ``runtime.policy_loop.ContinuingPolicy`` and ``InstructedPolicy``.
+    """Implements ``runtime.policy_loop.ContinuingPolicy``, ``InstructedPolicy`` and ``TunablePolicy``.
 
     One thread may sample, while another looks at images ahead (``look``) and a third reads instructions (``instruct``); no two may
     sample at once. ``readers`` make the streams that are told in words.
@@ -62,16 +64,19 @@ class FlowPolicy:
         self.model = checkpoint.model.eval().to(device)
         self.prefix = self.model.flow.prefix
         self._device = device
-        self._solver = make_solver(solver) if solver else self.model.solver
-        self.model.require_solver(self._solver)
-        self._guidance_scale = guidance_scale
+        self._sample_with(solver, guidance_scale)
         self._readers = tuple(readers)
         network = self.model.network
         self._kept: KeptPrefixes | None = None
         if self.contract.of_kind(PROMPT) and isinstance(network, DeepFusion):
             self._kept = KeptPrefixes(network.see, self.codec, device)
+
+    def _sample_with(self, solver: str, guidance_scale: float) -> None:
+        self._solver = make_solver(solver) if solver else self.model.solver
+        self.model.require_solver(self._solver)
         if guidance_scale != 1.0:
             self.model.require_null()
+        self._guidance_scale = guidance_scale
 
     @staticmethod
     def load(
@@ -83,6 +88,28 @@ class FlowPolicy:
         codec = checkpoint.codec_of(robot)
         readers = readers_for(codec.contract, folder, codec.prompter, device)
         return FlowPolicy(checkpoint, device, robot, solver, guidance_scale, readers)
+
+    def tuned(self, parameters: PolicyParameters) -> FlowPolicy:
+        """See ``TunablePolicy``. Weights, readers and the images looked at are shared. Raises ``ValueError`` for a deadline, since
+        no cost was measured (``policy.deployed``)."""
+        if parameters.deadline_s > 0.0:
+            raise ValueError(
+                "what a solver step costs is measured at start, and only with a deadline; start the node with policy.deadline_s "
+                "above 0 (10 s leaves every step) to change it while it runs."
+            )
+        return self.sampled_with(parameters.solver, parameters.guidance_scale)
+
+    def sampled_with(self, solver: str, guidance_scale: float) -> FlowPolicy:
+        """This policy with another solver (empty: the checkpoint's) and guidance; all else is shared. Raises ``ValueError`` as the
+        constructor."""
+        other = copy.copy(self)
+        other._sample_with(solver, guidance_scale)
+        return other
+
+    @property
+    def guided(self) -> bool:
+        """Whether each evaluation is one of a doubled batch, for classifier-free guidance."""
+        return self._guidance_scale != 1.0
 
     @property
     def evaluations_per_step(self) -> int:

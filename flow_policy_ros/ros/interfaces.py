@@ -347,6 +347,86 @@ RECORDER = NodeInterfaces(
     _ROBOT_FILE,
 )  # fmt: skip
 
+FLIGHT = NodeInterfaces(
+    "Keeps the last minute of the recorder's topics in memory and saves it, with what follows, as a bag when the command node "
+    "latches a fault or falls silent at work; see `docs/operating.md`.",
+    ("flight",),
+    (
+        Interface(
+            "subscribes", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "RECORD",
+            "And every other topic that is kept, as soon as somebody publishes it.",
+        ),
+        _DIAGNOSTICS,
+        Interface(
+            "serves", "flight_recorder_node/save", "std_srvs/srv/Trigger", "",
+            "Saves what is kept, without a fault; the answer names the bag, which is there when it is whole.",
+        ),
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
+_SEEN = (
+    Interface("subscribes", "{joint_state_topic}", "sensor_msgs/msg/JointState", "READER", "Measured positions, by name."),
+    Interface("subscribes", "policy/chunk", "trajectory_msgs/msg/JointTrajectory", "READER", "Chunks."),
+)
+MARKERS = NodeInterfaces(
+    "Draws for RViz and Foxglove, with the robot's URDF, where the newest chunk would lead its fingertips, and the plan that is "
+    "being executed; only while somebody looks. See `docs/see.md`.",
+    ("markers",),
+    (
+        *_SEEN,
+        Interface(
+            "subscribes", "command/plan", "trajectory_msgs/msg/JointTrajectory", "READER", "What is executed of the newest chunk."
+        ),
+        Interface(
+            "publishes", "policy/markers", "visualization_msgs/msg/MarkerArray", "RELIABLE",
+            "Namespaces `chunk/LINK` and `plan/LINK`: a line each, in the frame of the URDF's root; `measured`: a ball at each "
+            "link.",
+        ),
+        _DIAGNOSTICS,
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
+DASHBOARD = NodeInterfaces(
+    "Draws a page of the robot in the terminal (`flow_policy dashboard`). It publishes nothing. See `docs/see.md`.",
+    ("dashboard",),
+    (
+        *_SEEN,
+        Interface("subscribes", "command/executed", "sensor_msgs/msg/JointState", "READER", "Set-points that were sent."),
+        Interface(
+            "subscribes", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "READER", "What the nodes say of themselves."
+        ),
+    ),
+    _ROBOT_FILE,
+)
+
+PUBLISHED = ("a publisher of it",)
+WATCHED = ("a page that is open, or Rerun",)
+VIEW = NodeInterfaces(
+    "Shows the robot on a page of this machine, or in Rerun (`flow_policy view`); also without a robot file. It publishes nothing. "
+    "See `docs/view.md`.",
+    ("view",),
+    (
+        *_SEEN,
+        Interface("subscribes", "policy/chunk_info", "diagnostic_msgs/msg/DiagnosticStatus", "READER", "Ages and times of chunks."),
+        Interface("subscribes", "command/executed", "sensor_msgs/msg/JointState", "READER", "Set-points that were sent."),
+        Interface("subscribes", "command/plan", "trajectory_msgs/msg/JointTrajectory", "READER", "When a chunk is followed."),
+        Interface("subscribes", "sim/status", "diagnostic_msgs/msg/DiagnosticStatus", "READER", "Episodes of a simulation."),
+        Interface("subscribes", "instruction", "std_msgs/msg/String", "LATCHED", "What the robot is told."),
+        Interface("subscribes", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "READER", "How nodes fare."),
+        Interface(
+            "subscribes", "features/{stream}", "sensor_msgs/msg/Image", "READER", "Boxes, and the age of features.", PUBLISHED,
+        ),
+        Interface("subscribes", "features/{stream}/info", "std_msgs/msg/String", "LATCHED", "Names of the classes.", PUBLISHED),
+        Interface(
+            "subscribes", "{camera}", "sensor_msgs/msg/Image", "IMAGE_READER",
+            "Pictures, or those of `view.image`, compressed or not.", WATCHED,
+        ),
+    ),
+    _ROBOT_FILE,
+)  # fmt: skip
+
 NODES: dict[str, NodeInterfaces] = {
     "command_node": COMMAND,
     "policy_node": POLICY,
@@ -354,4 +434,8 @@ NODES: dict[str, NodeInterfaces] = {
     "sim_node": SIM,
     "player_node": PLAYER,
     "recorder_node": RECORDER,
+    "flight_recorder_node": FLIGHT,
+    "marker_node": MARKERS,
+    "dashboard_node": DASHBOARD,
+    "view_node": VIEW,
 }

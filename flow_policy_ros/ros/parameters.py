@@ -15,23 +15,30 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from flow_policy_ros.runtime.parameter_reasons import why_at_start
 from flow_policy_ros.runtime.parameters import BLOCKS, ParameterError, check, from_flat
 from flow_policy_ros.runtime.robot import Robot, RobotFileError, load_robot
 
 T = TypeVar("T")
 
 
-def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """Description with unit, bounds, choices; read-only unless the field is live.
+SIMULATED = "use_sim_time"
+
+
+def descriptor(field: dataclasses.Field[Any], name: str) -> ParameterDescriptor:
+    """Description of the parameter ``name`` with unit, bounds, choices; read-only, and why, unless the field is live.
 
     The type is left to ``check``, which takes ``10`` for a float where ROS would insist on ``10.0``.
     """
     unit, bounds, choices = field.metadata["unit"], field.metadata["bounds"], field.metadata["choices"]
+    constraints = ["one of: " + ", ".join(choice or "''" for choice in choices)] if choices else []
+    if not field.metadata["live"]:
+        constraints.append(f"at start only: {why_at_start(name)}")
     result = ParameterDescriptor(
         description=field.metadata["description"] + (f" [{unit}]" if unit else ""),
         read_only=not field.metadata["live"],
         dynamic_typing=True,
-        additional_constraints=f"one of: {', '.join(choices)}" if choices else "",
+        additional_constraints="; ".join(constraints),
     )
     if bounds is not None and isinstance(field.default, float):
         result.floating_point_range = [FloatingPointRange(from_value=float(bounds[0]), to_value=float(bounds[1]))]
@@ -67,13 +74,14 @@ class NodeParameters:
     def __init__(
         self,
         node: Node,
-        robot: Robot,
+        robot: Robot | None,
         prefixes: tuple[str, ...],
         on_change: Callable[[str, Any], None] | None = None,
         judge: Callable[[str, Any], None] | None = None,
         orders: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
-        """Raises ``ParameterError`` for a value out of type, bounds or choices, and for an unknown name under a prefix."""
+        """Raises ``ParameterError`` for a value out of type, bounds or choices, and for an unknown name under a prefix.
+        Without a ``robot`` defaults are those of the classes."""
         self._node = node
         self._on_change = on_change
         self._judge = judge
@@ -81,7 +89,7 @@ class NodeParameters:
         self._blocks: dict[str, Any] = {}
         for prefix in prefixes:
             cls = BLOCKS[prefix]
-            self._blocks[prefix] = _declare(node, cls, prefix, from_flat(cls, prefix, robot.parameters))
+            self._blocks[prefix] = _declare(node, cls, prefix, from_flat(cls, prefix, {} if robot is None else robot.parameters))
             _refuse_unknown(node, cls, prefix)
         node.add_on_set_parameters_callback(self._set)
 
@@ -95,10 +103,13 @@ class NodeParameters:
         return next(block for block in self._blocks.values() if type(block) is cls)
 
     def _set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
-        """Take all of ``parameters`` or none. Parameters that are not ours are somebody else's to judge."""
+        """Take all of ``parameters`` or none. Of those that are not ours none is to be refused after this: what we were told would
+        be in force then, and not be what the node says of itself."""
         changed = dict(self._blocks)
+        told: list[str] = []
         try:
             for parameter in parameters:
+                self._require_clock(parameter)
                 prefix, _, name = parameter.name.partition(".")
                 if prefix in changed:
                     block = changed[prefix]
@@ -108,10 +119,6 @@ class NodeParameters:
                 for prefix, block in changed.items():
                     if block != self._blocks[prefix]:
                         self._judge(prefix, block)
-        except ParameterError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        told: list[str] = []
-        try:
             for prefix, block in changed.items():
                 if self._on_change is not None and block != self._blocks[prefix]:
                     self._on_change(prefix, block)
@@ -120,11 +127,31 @@ class NodeParameters:
                 if parameter.name in self._orders:
                     self._orders[parameter.name](parameter.value)
         except ValueError as error:
-            for prefix in told:
-                self._on_change(prefix, self._blocks[prefix])  # type: ignore[misc]  # there is one: somebody was told
+            self._take_back(told)
             return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # must not end a node that holds a robot
+            self._take_back(told)
+            reason = f"{type(error).__name__}: {error}. This is a bug; report it."
+            self._node.get_logger().error(f"parameters not changed: {reason}")
+            return SetParametersResult(successful=False, reason=reason)
         self._blocks = changed
         return SetParametersResult(successful=True)
+
+    def _take_back(self, told: list[str]) -> None:
+        for prefix in told:
+            try:
+                if self._on_change is not None:
+                    self._on_change(prefix, self._blocks[prefix])
+            except Exception as error:
+                self._node.get_logger().error(f"parameters of {prefix} not taken back: {error}. Restart the node.")
+
+    def _require_clock(self, parameter: Parameter[Any]) -> None:
+        """Raises ``ParameterError`` for another clock than the one of the start: stamps of both would be compared."""
+        if parameter.name == SIMULATED and parameter.value != self._node.get_parameter(SIMULATED).value:
+            raise ParameterError(
+                f"{SIMULATED} is set at start only, since stamps of two clocks cannot be compared; restart the node with "
+                f"-p {SIMULATED}:={str(parameter.value).lower()}."
+            )
 
 
 def undeclare(node: Node, prefixes: tuple[str, ...]) -> None:
@@ -148,7 +175,7 @@ def _declare(node: Node, cls: type[T], prefix: str, defaults: T) -> T:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         name, default = f"{prefix}.{field.name}", getattr(defaults, field.name)
         try:
-            declared = node.declare_parameter(name, default, descriptor(field))
+            declared = node.declare_parameter(name, default, descriptor(field, name))
         except InvalidParameterValueException as error:  # rclpy looks at the descriptor's range first
             low, high = field.metadata["bounds"]
             raise ParameterError(f"parameter {name}: {error}; expected {low} to {high}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,10 @@ from typing import IO, Any
 PATIENCE_S = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
 """How children are asked to end, and how long each way of asking is given."""
 LAST_LINES = 6
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when the thread ends that started it."""
+TETHER = "FLOW_POLICY_TETHER"
+"""Environment variable: the id of the process with which a node is to end."""
 
 
 class NodeProblem(ValueError):
@@ -29,16 +34,18 @@ class NodeProblem(ValueError):
 class NodeSpec:
     """A node to start: ``name`` is its module in ``flow_policy_ros.nodes``.
 
-    ``parameters`` are ROS parameters by full name; ``remaps`` other names for topics.
+    ``parameters`` are ROS parameters by full name; ``remaps`` other names for topics, and for the node itself (``__node``);
+    ``arguments`` come before what is ROS's.
     """
 
     name: str
     parameters: Mapping[str, str | int | float | bool]
     remaps: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The command line."""
-        line = [sys.executable, "-m", f"flow_policy_ros.nodes.{self.name}", "--ros-args"]
+        line = [sys.executable, "-m", f"flow_policy_ros.nodes.{self.name}", *self.arguments, "--ros-args"]
         for name, value in self.parameters.items():
             line += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and quotes what looks like a number
         for name, other in self.remaps.items():
@@ -51,7 +58,7 @@ class NodeProcesses:
 
     def __init__(self, specs: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
         self.specs = tuple(specs)
-        self._environment = {**os.environ, **environment, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        self._environment = {**os.environ, **environment, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._output: dict[str, IO[bytes]] = {}
 
@@ -122,7 +129,18 @@ def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def _python_path() -> str:
+def end_with_parent() -> None:
+    """Called by a node as it starts: where it is tethered, it is sent SIGINT when the process that started it dies, however that
+    dies. Else a robot would go on moving with nobody to end it. Linux alone can do that."""
+    parent = os.environ.get(TETHER, "")
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
+    if os.getppid() != int(parent):  # it has died before
+        signal.raise_signal(signal.SIGINT)
+
+
+def python_path() -> str:
     """Children find the very package that is running, installed or not."""
     package = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH", "")

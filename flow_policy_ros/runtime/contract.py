@@ -23,6 +23,8 @@ SAID = (SENTENCE, PROMPT)
 """Kinds of streams that are made of the instruction, by the process that runs the policy."""
 SEEN = (PROMPT, FRAMES, POINTS)
 """Kinds of streams that a vision-language model reads as they are: they are not tokens, and are never normalised."""
+MOST_TOKENS, MOST_VALUES = 1 << 20, 1 << 27
+"""Of a stream; eight thousand by four thousand pixels are fewer. A file may claim any number."""
 MOST_HISTORY_NS = 2_000_000_000
 """Joint states further back than this are not kept by whoever assembles observations."""
 
@@ -47,6 +49,12 @@ class StreamContract:
     moment: str = "newest"
 
     def __post_init__(self) -> None:
+        given = self.tokens, self.channels
+        if min(given) < 0 or self.tokens > MOST_TOKENS or self.tokens * self.channels > MOST_VALUES:
+            raise ContractError(
+                f"stream '{self.name}' has {self.tokens} tokens of {self.channels} channels, expected at most {MOST_TOKENS} tokens "
+                f"and {MOST_VALUES} values."
+            )
         if self.moment not in MOMENTS:
             raise ContractError(f"stream '{self.name}' has the moment {self.moment!r}, expected one of {MOMENTS}.")
         if list(self.use) != sorted(set(self.use) & set(range(self.tokens))):
@@ -124,6 +132,10 @@ class Contract:
     history_ns: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.dt_ns <= 0 or self.horizon <= 0:
+            raise ContractError(
+                f"a chunk has {self.horizon} points, {self.dt_ns} ns apart; expected at least one, and a time above zero."
+            )
         if list(self.history_ns) != sorted({offset for offset in self.history_ns if -MOST_HISTORY_NS <= offset < 0}):
             raise ContractError(
                 f"the joint states observed besides the newest have the offsets {list(self.history_ns)} ns, expected ascending "

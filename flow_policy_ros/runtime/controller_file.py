@@ -24,7 +24,7 @@ def controller_joints(path: Path, controller: str, variables: dict[str, str]) ->
     """
     where = f"controller file {path}"
     tree = read_yaml(path, "controller file", "the one that is given to ros2_control_node")
-    declared = dict(_controllers(tree, ()))
+    declared = {name: parameters["joints"] for name, parameters in node_parameters(tree) if "joints" in parameters}
     wanted = controller.strip("/")
     found = [name for name in declared if name == wanted or name.endswith("/" + wanted)]
     found = [wanted] if wanted in found else found
@@ -40,17 +40,16 @@ def controller_joints(path: Path, controller: str, variables: dict[str, str]) ->
     return names([_replaced(joint, variables, f"{where}: {found[0]}.joints") for joint in joints], f"{where}: {found[0]}.joints")
 
 
-def _controllers(tree: Any, path: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """(name with name space, joints) of every node that declares joints; name spaces may be nested or written with /."""
+def node_parameters(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """(name with name space, parameters) of every node in a parameter file; name spaces may be nested or written with /."""
     if not isinstance(tree, dict):
         return []
     found = []
     for key, value in tree.items():
-        if key == "ros__parameters":
-            if isinstance(value, dict) and "joints" in value:
-                found.append(("/".join(path), value["joints"]))
-        else:
-            found += _controllers(value, (*path, str(key).strip("/")))
+        if key != "ros__parameters":
+            found += node_parameters(value, (*path, str(key).strip("/")))
+        elif isinstance(value, dict):
+            found.append(("/".join(path), value))
     return found
 
 

@@ -89,7 +89,7 @@ class PolicyParameters:
     rate_hz: float = parameter(12.5, "How often a new chunk is computed.", unit="Hz", bounds=(0.1, 200.0), live=True)
     steps: int = parameter(10, "Solver steps per chunk.", bounds=(1, 1000), live=True)
     solver: str = parameter(
-        "", "Integrator; empty for the checkpoint's own.", choices=("", "euler", "midpoint", "heun", "rk4", "rk45")
+        "", "Integrator; empty for the checkpoint's own.", choices=("", "euler", "midpoint", "heun", "rk4", "rk45"), live=True
     )
     backend: str = parameter(
         "torch",
@@ -101,12 +101,15 @@ class PolicyParameters:
         1.0,
         "Classifier-free guidance: above 1 follows the observation more; needs a checkpoint trained with condition dropout.",
         bounds=(0.0, 20.0),
+        live=True,
     )
     deadline_s: float = parameter(
         0.0,
-        "As many solver steps as fit this time, measured at start, and no more than policy.steps; 0 for no deadline.",
+        "As many solver steps as fit this time, measured at start, and no more than policy.steps; 0 for no deadline. What a step "
+        "costs is measured when the node is started with a deadline; only then can it be changed while running.",
         unit="s",
         bounds=(0.0, 10.0),
+        live=True,
     )
     mode: str = parameter(
         "receding",
@@ -148,7 +151,13 @@ class PolicyParameters:
 class CommandParameters:
     """Parameters of the command node, prefix ``command.``"""
 
-    rate_hz: float = parameter(100.0, "Control rate.", unit="Hz", bounds=(1.0, 1000.0))
+    rate_hz: float = parameter(
+        100.0,
+        "Control rate. It stays as it is while running: limits hold between consecutive set-points of one period, and plans, jerk "
+        "filter and real-time budget are laid out for it.",
+        unit="Hz",
+        bounds=(1.0, 1000.0),
+    )
     limit_scale: float = parameter(
         1.0,
         "Factor on every velocity, acceleration and jerk limit. A reduction takes effect once the motion has been braked to it.",
@@ -182,6 +191,7 @@ class CommandParameters:
         "How far the measured position may lie outside the command range at start.",
         unit="rad or m",
         bounds=(0.0, 10.0),
+        live=True,
     )
     first_command_max: float = parameter(
         0.5,
@@ -214,6 +224,11 @@ class CommandParameters:
         live=True,
     )
     autostart: bool = parameter(True, "Begin enabled; otherwise the service command/enable has to be called.")
+    dry_run: bool = parameter(
+        False,
+        "Everything runs, command/executed and command/plan say what would be sent, and nothing is: the controller's topic is not "
+        "even advertised. The robot file's 'tracking' is not watched, for the robot does not follow. Not in lockstep.",
+    )
     deadman: str = parameter(
         "",
         "Hold-to-run switch: 'bool' on topic command/deadman, 'joy' for a button on topic joy; empty for none.",
@@ -304,24 +319,103 @@ class RecorderParameters:
     """Parameters of the recorder node, prefix ``recorder.``"""
 
     out: str = parameter("", "Folder for the recordings, a folder for each episode in it.")
-    name: str = parameter("episode", "Beginning of an episode's folder name; a number follows.")
+    name: str = parameter(
+        "episode", "Beginning of an episode's folder name; a number follows. A change counts from the next episode on.", live=True
+    )
     topics: str = parameter(
         "", "Topics to record beside the robot file's, with blanks between them; * stands for any part of a name."
     )
     everything: bool = parameter(False, "Record every topic.")
-    compression: str = parameter("zstd", "Of the chunks in the file.", choices=("zstd", "lz4", "none"))
+    compression: str = parameter(
+        "zstd", "Of the chunks in the file, from the next episode on.", choices=("zstd", "lz4", "none"), live=True
+    )
     autostart: bool = parameter(False, "Begin the first episode at once, and end the node with it when the disk is full.")
     report: str = parameter("", "JSON file with what was recorded and lost, written when the node ends; empty for none.")
     min_free_gb: float = parameter(
-        2.0, "An episode ends, and none begins, when less than this is free on the disk.", unit="GB", bounds=(0.0, 1e6)
+        2.0,
+        "An episode ends, and none begins, when less than this is free on the disk. A change counts from the next episode on.",
+        unit="GB",
+        bounds=(0.0, 1e6),
+        live=True,
     )
     max_gb: float = parameter(
-        0.0, "All episodes of one run together are no larger than about this; 0 for no limit.", unit="GB", bounds=(0.0, 1e6)
+        0.0,
+        "All episodes of one run together are no larger than about this; 0 for no limit. A change counts from the next episode on.",
+        unit="GB",
+        bounds=(0.0, 1e6),
+        live=True,
     )
     queue_mb: float = parameter(
         256.0, "What may wait in memory for a slow disk; messages beyond are dropped, counted and reported.", unit="MB",
         bounds=(1.0, 65536.0),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FlightParameters:
+    """Parameters of the flight recorder, prefix ``flight.``"""
+
+    out: str = parameter("", "Folder for the bags.")
+    seconds: float = parameter(
+        60.0, "How much before a fault is kept in memory, and goes into its bag.", unit="s", bounds=(1.0, 600.0), live=True
+    )
+    after_s: float = parameter(5.0, "How much after a fault goes into its bag.", unit="s", bounds=(0.0, 60.0), live=True)
+    memory_mb: float = parameter(
+        256.0,
+        "Memory for messages, a quarter of it for all that is not pictures. When it is full the oldest go, and a bag holds less "
+        "than flight.seconds.",
+        unit="MB",
+        bounds=(1.0, 65536.0),
+        live=True,
+    )
+    keep: int = parameter(10, "How many bags are kept: for a new one the oldest goes.", bounds=(1, 10000), live=True)
+    topics: str = parameter(
+        "", "Topics to keep beside the robot file's, with blanks between them; * stands for any part of a name."
+    )
+    pictures: bool = parameter(True, "Keep the cameras' pictures too; without them a bag shows no camera, and is small.")
+    compression: str = parameter("zstd", "Of the chunks in the file.", choices=("zstd", "lz4", "none"))
+    min_free_gb: float = parameter(
+        2.0, "No bag is begun, and one ends, when less than this is free on the disk.", unit="GB", bounds=(0.0, 1e6), live=True
+    )
+
+
+@dataclass(frozen=True)
+class MarkerParameters:
+    """Parameters of the marker node, prefix ``markers.``"""
+
+    urdf: str = parameter("", "URDF of the robot; empty for the robot file's.")
+    links: str = parameter(
+        "", "Links whose ways are drawn, with blanks between them; empty for those at the ends of the chains that the robot moves."
+    )
+    frame: str = parameter("", "Frame of the pictures, where the URDF's root is called otherwise; empty for the root's own name.")
+    rate_hz: float = parameter(10.0, "How often pictures are drawn, at most.", unit="Hz", bounds=(0.5, 30.0), live=True)
+    points: int = parameter(40, "Points of a line, at most; of longer motions some are left out.", bounds=(2, 500), live=True)
+    width_m: float = parameter(0.003, "Width of the lines.", unit="m", bounds=(0.0001, 0.1), live=True)
+    lifetime_s: float = parameter(
+        1.0, "A picture vanishes after this time when no new one replaces it; 0 for never.", unit="s", bounds=(0.0, 60.0), live=True
+    )
+
+
+@dataclass(frozen=True)
+class DashboardParameters:
+    """Parameters of the dashboard, prefix ``dashboard.``"""
+
+    rate_hz: float = parameter(4.0, "How often the page is drawn.", unit="Hz", bounds=(0.2, 15.0))
+    once: bool = parameter(False, "Print one page, as soon as every part has spoken, and end.")
+    wait_s: float = parameter(5.0, "With dashboard.once: how long to wait for what is silent.", unit="s", bounds=(0.1, 600.0))
+    report: str = parameter("", "With dashboard.once: JSON file with the figures of the page; empty for none.")
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """Parameters of the view, prefix ``view.``"""
+
+    port: int = parameter(8765, "Of the page, on 127.0.0.1; 0 for a free one.", bounds=(0, 65535))
+    rate_hz: float = parameter(15.0, "How often the page is renewed.", unit="Hz", bounds=(0.5, 15.0))
+    image: str = parameter("", "Topic of the picture; empty for the robot file's first camera, else the first that there is.")
+    rerun: bool = parameter(False, "Show it in the Rerun viewer instead, which is started; needs the package rerun-sdk.")
+    rerun_out: str = parameter("", "File (.rrd) for the Rerun viewer that is written instead; empty for none.")
+    report: str = parameter("", "JSON file that gets the page's address; empty for none.")
 
 
 BLOCKS: dict[str, type] = {
@@ -332,6 +426,10 @@ BLOCKS: dict[str, type] = {
     "player": PlayerParameters,
     "lockstep": LockstepParameters,
     "recorder": RecorderParameters,
+    "flight": FlightParameters,
+    "markers": MarkerParameters,
+    "dashboard": DashboardParameters,
+    "view": ViewParameters,
 }
 
 

@@ -8,7 +8,7 @@ other is ``chunk_execution``'s. A caller with a worker thread calls ``observe`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +33,8 @@ from flow_policy_ros.runtime.types import (
     Setpoint,
 )
 
+SAMPLING = ("solver", "guidance_scale", "deadline_s")
+"""Parameters of ``policy.`` that are the policy's own: they change what ``sample`` does with the same request."""
 PLAN_PATIENCE_NS = 50_000_000
 """What became of a chunk is waited for no longer than this: the command stage may have refused it, or be gone."""
 
@@ -74,11 +76,20 @@ class InstructedPolicy(Protocol):
         where it reads no instruction. Changes nothing; raises ``ValueError`` for an instruction that it cannot read."""
 
 
+@runtime_checkable
+class TunablePolicy(Protocol):
+    """One whose solver, guidance and deadline can be others without loading it again."""
+
+    def tuned(self, parameters: PolicyParameters) -> ChunkPolicy:
+        """The same policy, sampled as ``parameters`` say (``SAMPLING``); this one stays as it is, for a chunk that is being
+        sampled. Raises ``ValueError`` for what the checkpoint cannot do."""
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """What a chunk is to be sampled from: an observation, in how many solver ``steps``, with which ``seed``, and what it has to
-    continue (None: nothing). Parameters that change meanwhile do not change it. ``instruction`` is the one that the observation
-    holds, empty for a policy that reads none."""
+    continue (None: nothing). Parameters that change meanwhile do not change it, nor the ``policy`` (None: the loop's).
+    ``instruction`` is the one that the observation holds, empty for a policy that reads none."""
 
     observation: Observation
     steps: int
@@ -86,6 +97,7 @@ class SampleRequest:
     continuation: Continuation | None = None
     execution: Execution | None = None
     instruction: str = ""
+    policy: ChunkPolicy | None = field(default=None, repr=False, compare=False)
 
 
 class PolicyLoop:
@@ -126,6 +138,11 @@ class PolicyLoop:
         self._execution = self._make_execution(parameters)
 
     @property
+    def policy(self) -> ChunkPolicy:
+        """What samples the chunks that are begun from now on."""
+        return self._policy
+
+    @property
     def rejections(self) -> dict[str, int]:
         """Refused inputs by kind."""
         return {**self._assembler.rejections, **self._rejected}
@@ -146,7 +163,8 @@ class PolicyLoop:
         return self._delays.quantile(self._parameters.delay_quantile)
 
     def require(self, parameters: PolicyParameters) -> None:
-        """Raise ``ParameterError`` when the policy cannot execute chunks as ``parameters`` say. Changes nothing."""
+        """Raise ``ParameterError`` when the policy cannot sample or execute chunks as ``parameters`` say. Changes nothing."""
+        policy = self._tuned(parameters)
         if parameters.mode != "receding" and self._endless:
             raise ParameterError(
                 f"parameter policy.mode is '{parameters.mode}', but joints {list(self._endless)} have no stops: angles a turn "
@@ -154,10 +172,10 @@ class PolicyLoop:
             )
         if parameters.mode not in CONTINUING:
             return
-        if not isinstance(self._policy, ContinuingPolicy):
+        if not isinstance(policy, ContinuingPolicy):
             reason: str | None = "this policy cannot continue a chunk; use receding or ensemble."
         else:
-            reason = self._policy.refusal(parameters.mode, parameters.steps)
+            reason = policy.refusal(parameters.mode, parameters.steps)
         if reason is not None:
             raise ParameterError(f"parameter policy.mode is '{parameters.mode}', but {reason}")
 
@@ -259,7 +277,8 @@ class PolicyLoop:
         for name in execution.clamped:
             self.clamped[name] = self.clamped.get(name, 0) + 1
         told = self._instruction if self.listens else ""
-        return SampleRequest(observation, self._parameters.steps, self._parameters.seed, continuation, execution, told)
+        steps, seed = self._parameters.steps, self._parameters.seed
+        return SampleRequest(observation, steps, seed, continuation, execution, told, self._policy)
 
     def infer(self, request: SampleRequest) -> Chunk | Stale:
         """Sample a chunk, to be given to ``finish``. Reads nothing that inputs or parameters change: both may go on coming.
@@ -267,11 +286,11 @@ class PolicyLoop:
         ``Stale`` when the policy's output has the wrong shape, NaN or Inf: nothing may follow it.
         """
         observation, continuation = request.observation, request.continuation
-        steps, seed = request.steps, request.seed
-        if continuation is not None and isinstance(self._policy, ContinuingPolicy):
-            sampled, nfe = self._policy.sample(observation, steps, seed, continuation)
+        steps, seed, policy = request.steps, request.seed, request.policy or self._policy
+        if continuation is not None and isinstance(policy, ContinuingPolicy):
+            sampled, nfe = policy.sample(observation, steps, seed, continuation)
         else:
-            sampled, nfe = self._policy.sample(observation, steps, seed)
+            sampled, nfe = policy.sample(observation, steps, seed)
         positions = np.asarray(sampled, dtype=np.float64)
         expected = (self._contract.horizon, len(self._contract.action_joints))
         if positions.shape != expected:
@@ -317,9 +336,11 @@ class PolicyLoop:
     def update(self, parameters: PolicyParameters) -> None:
         """Use other parameters from now on. A new rate begins its grid at the last grid point used.
 
-        Raises ``ParameterError`` for a mode that the policy cannot do; then nothing has changed.
+        A chunk that is being sampled is not changed. Raises ``ParameterError`` for what the policy cannot do; then nothing has
+        changed.
         """
         self.require(parameters)
+        self._policy = self._tuned(parameters)
         if (parameters.mode, parameters.overlap_s) != (self._parameters.mode, self._parameters.overlap_s):
             self._execution = self._make_execution(parameters)
         if self._origin is not None and parameters.rate_hz != self._parameters.rate_hz:
@@ -339,6 +360,19 @@ class PolicyLoop:
         self._next = 0
         self._busy_until = 0
         self._awaited = None
+
+    def _tuned(self, parameters: PolicyParameters) -> ChunkPolicy:
+        """The policy as ``parameters`` want it sampled. Raises ``ParameterError``."""
+        changed = [name for name in SAMPLING if getattr(parameters, name) != getattr(self._parameters, name)]
+        if not changed:
+            return self._policy
+        wanted = ", ".join(f"policy.{name} {getattr(parameters, name)!r}" for name in changed)
+        if not isinstance(self._policy, TunablePolicy):
+            raise ParameterError(f"{wanted}: this policy's cannot be changed while it runs; start it anew.")
+        try:
+            return self._policy.tuned(parameters)
+        except ValueError as error:
+            raise ParameterError(f"{wanted}: {error}") from error
 
     def _make_execution(self, parameters: PolicyParameters) -> ChunkExecution:
         mode = parameters.mode

@@ -1,4 +1,4 @@
-"""Reading YAML strictly: robot files and controller files. What the keys mean is the readers' affair.
+"""Reading YAML strictly: robot files and controller files; and writing a value of one. What the keys mean is the readers' affair.
 
 Every error is a ``RobotFileError`` that names file, key and remedy, because a key that is silently misread moves a robot.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 
 TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -33,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path, what: str, example: str) -> Any:
     """The content of ``path``. ``what`` ("robot file") opens the messages, ``example`` is a file that would do."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # derived from SafeLoader
+        return load_yaml(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise RobotFileError(f"{what} {path} cannot be read: {error.strerror}. Give the path of a YAML file "
                              f"such as {example}.") from error
@@ -95,3 +97,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def text(value: Any) -> str:
+    """As YAML within a line, whatever the names of a recording or a description hold."""
+    words = [*value, *value.values()] if isinstance(value, dict) else [value] if isinstance(value, str) else value
+    odd = not all(str(word).isprintable() for word in words)
+    value = list(value) if isinstance(value, tuple) else value
+    dumped = yaml.safe_dump(
+        [value], default_flow_style=True, default_style='"' if odd else None, width=10**9, sort_keys=False, allow_unicode=True
+    )
+    return dumped.strip()[1:-1]

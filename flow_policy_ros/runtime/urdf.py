@@ -54,10 +54,8 @@ class _Builder(ElementTree.TreeBuilder):
         raise RobotFileError("it has a DOCTYPE; remove the line, robot descriptions need none")
 
 
-def read_urdf(path: Path, soft_margin: float = 0.0) -> Urdf:
-    """Read a URDF. ``soft_margin`` (rad or m) is taken off both ends of every range; soft limits of a ``safety_controller``
-    narrow it further. Raises ``RobotFileError`` naming the file, the joint and the remedy.
-    """
+def urdf_root(path: Path) -> ElementTree.Element:
+    """The ``<robot>`` of a URDF. Raises ``RobotFileError`` for what cannot be read or is none."""
     where = f"URDF {path}"
     try:
         root = ElementTree.fromstring(path.read_bytes(), parser=ElementTree.XMLParser(target=_Builder()))
@@ -69,6 +67,14 @@ def read_urdf(path: Path, soft_margin: float = 0.0) -> Urdf:
         raise RobotFileError(f"{where} is no URDF: {error}. Expand a xacro file first: xacro FILE > robot.urdf.") from error
     if root.tag != "robot":
         raise RobotFileError(f"{where} is no URDF: its root is <{root.tag}>, expected <robot>.")
+    return root
+
+
+def read_urdf(path: Path, soft_margin: float = 0.0) -> Urdf:
+    """Read a URDF. ``soft_margin`` (rad or m) is taken off both ends of every range; soft limits of a ``safety_controller``
+    narrow it further. Raises ``RobotFileError`` naming the file, the joint and the remedy.
+    """
+    where, root = f"URDF {path}", urdf_root(path)
     joints: dict[str, UrdfJoint] = {}
     mimics: dict[str, Mimic] = {}
     for element in root.findall("joint"):  # not those inside <transmission>

@@ -14,7 +14,7 @@ from flow_policy_ros.training.config import TrainConfig
 
 
 def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator, contract: Contract | None = None) -> Batch:
-    """A batch with noise on joint positions and features and with dropped tokens, as ``config`` says.
+    """A batch with noise on joint positions and features, with dropped tokens and hidden joints, as ``config`` says.
 
     A token of zeros means "not seen" and stays so; so is one that is dropped, its mask with it, which noise leaves alone. What is
     standing (an instruction) and what a vision-language model reads as it is (images, prompts, positions) is not disturbed;
@@ -28,7 +28,16 @@ def augment(batch: Batch, config: TrainConfig, generator: np.random.Generator, c
     history = batch.joint_history
     if config.joint_noise > 0 and history is not None:
         history = history + config.joint_noise * generator.standard_normal(history.shape)
+    if config.state_dropout > 0:
+        hidden = generator.random(len(position)) < config.state_dropout
+        position = _hide(position, hidden)
+        history = None if history is None else _hide(history, hidden)
     return replace(batch, joint_position=position, features=features, joint_history=history)
+
+
+def _hide(values: NDArray[Any], hidden: NDArray[np.bool_]) -> NDArray[Any]:
+    """``values`` (B, ...) with the batch's mean in place of the samples that are ``hidden`` (B,) bool: it tells nothing of them."""
+    return np.where(hidden.reshape(-1, *[1] * (values.ndim - 1)), values.mean(axis=0, keepdims=True), values)
 
 
 def _disturb(

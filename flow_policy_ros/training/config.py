@@ -182,6 +182,9 @@ class TrainConfig(LoopConfig):
     """Where commands of a bag are further apart, in s, a chunk ends."""
     joint_noise: float = 0.0
     """Standard deviation in rad or m of noise added to observed joint positions."""
+    state_dropout: float = 0.0
+    """Probability that a sample shows the batch's mean posture instead of its own joint positions: what is to be done must then
+    follow from features and words, which late in an episode the posture tells by itself."""
     feature_noise: float = 0.0
     """Standard deviation of noise added to features, in their own unit (fraction of the image for detections)."""
     feature_dropout: float = 0.0
@@ -198,7 +201,7 @@ class TrainConfig(LoopConfig):
         require_above(self, 0, "max_gap", *(n for n in ("joint_state_max_age", "features_max_age") if getattr(self, n) is not None))
         require_at_least(self, 0, "delay_min", "delay_max", "joint_noise", "feature_noise", "prefix", "prompt_length")
         require_above(self, 0, "chunk_dt")
-        require_fraction(self, "validation", "feature_dropout", "condition_dropout")
+        require_fraction(self, "validation", "feature_dropout", "condition_dropout", "state_dropout")
         if self.delay_max < self.delay_min:
             raise TrainError(f"--delay-max is {self.delay_max}, expected at least --delay-min ({self.delay_min}).")
         self.network_sizes()

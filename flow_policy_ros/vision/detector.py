@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
+from flow_policy_ros.vision.architecture import check_architecture
 from flow_policy_ros.vision.torchvision_ops import greedy_nms
 from flow_policy_ros.vision.ultralytics_setup import import_ultralytics
 
@@ -129,10 +131,17 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], f
 
 
 def build_network(architecture: dict[str, Any], classes: tuple[str, ...]) -> Any:
-    """An untrained ultralytics detection network of this description, or pose network where it has ``kpt_shape``, made offline."""
+    """An untrained ultralytics detection network of this description, or pose network where it has ``kpt_shape``, made offline.
+
+    Raises ``DetectorError`` for a description that names anything but layers.
+    """
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel, PoseModel
 
+    try:
+        check_architecture(architecture)
+    except ValueError as error:
+        raise DetectorError(str(error)) from error
     kind = PoseModel if "kpt_shape" in architecture else DetectionModel
     return kind(copy.deepcopy(architecture), nc=len(classes), verbose=False)
 
@@ -159,7 +168,7 @@ def load_detector(path: str | Path, allow_pickle: bool = False, confidence: floa
         content = json.loads((path / "detector.json").read_text())
         classes, image_size = tuple(content["classes"]), int(content["image_size"])
         model, expected = str(content["model"]), str(content["weights_sha256"])
-        architecture = yaml.safe_load((path / "architecture.yaml").read_text())
+        architecture = load_yaml((path / "architecture.yaml").read_text())
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise DetectorError(
             f"detector folder {path} cannot be read ({error!r}); make it anew with 'flow_policy train-detector'."
@@ -170,7 +179,10 @@ def load_detector(path: str | Path, allow_pickle: bool = False, confidence: floa
             f"weights of detector {path} are not the ones that its detector.json describes (sha256 {sha256[:12]}…, "
             f"expected {expected[:12]}…); restore model.safetensors or train the detector again."
         )
-    network = build_network(architecture, classes)
+    try:
+        network = build_network(architecture, classes)
+    except Exception as error:  # a foreign builder on a foreign description raises whatever it likes
+        raise DetectorError(f"detector folder {path} cannot be built: {error} Make it anew, or copy it again.") from error
     try:
         weights = {name: t.float() for name, t in load_file(path / "model.safetensors").items()}
         wanted = {k for k in network.state_dict() if not k.endswith("num_batches_tracked")}

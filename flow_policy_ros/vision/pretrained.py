@@ -107,6 +107,9 @@ def weight_files(folder: Path) -> list[Path]:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ExtractorError(f"{index} cannot be read ({error!r}); download the model anew.") from error
+        outside = [str(part) for part in parts if Path(str(part)).name != part]
+        if outside:
+            raise ExtractorError(f"{index} names {', '.join(outside)}, expected files of its own folder; download the model anew.")
         missing = [part for part in parts if not (folder / part).is_file()]
         if missing:
             raise ExtractorError(f"model folder {folder} lacks the weights {', '.join(missing)}; download them.")

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 from flow_policy_ros.vision.dataset import DatasetError, FloatRows, LabelledImages, PictureFiles
 from flow_policy_ros.vision.yolo_findings import (
     EMPTY,
@@ -102,7 +103,7 @@ def _description(folder: Path) -> tuple[Path, dict[str, Any]]:
         files = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))
         path = files[0] if len(files) == 1 else folder / "data.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{path} cannot be read ({str(error).strip()}); a YOLO data set has a data.yaml with names, train and val."

@@ -12,6 +12,7 @@ import yaml
 
 from flow_policy_ros.data.bags.bag import BagError, Topic
 from flow_policy_ros.data.bags.storage import count_of, span
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 PACKED = (".zstd", ".zst")
@@ -79,7 +80,7 @@ def read_metadata(path: Path, problems: list[str]) -> Metadata | None:
     try:
         if path.stat().st_size > LARGE:
             raise ValueError(f"it has {path.stat().st_size} bytes")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        tree = load_yaml(path.read_text(encoding="utf-8", errors="replace"))
         information = tree["rosbag2_bagfile_information"]
         files = [str(name) for name in information.get("relative_file_paths") or ()]
         topics = [_topic(entry) for entry in information.get("topics_with_message_count") or ()]
@@ -163,7 +164,7 @@ def _integer(tree: Any, *keys: str) -> int | None:
 def _profiles(text: str) -> list[dict[str, str]]:
     """QoS profiles as they are written in recordings, numbers as words; empty when they cannot be told."""
     try:
-        profiles = yaml.safe_load(text) if text else None
+        profiles = load_yaml(text) if text else None
         return [
             {key: WORDS.get(key, {}).get(_plain(value), _plain(value)) for key, value in profile.items()}
             for profile in profiles or ()

@@ -29,6 +29,7 @@ from flow_policy_ros.data.recording import Recording, load_recording
 from flow_policy_ros.runtime.joint_naming import JointNaming
 from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, JointState
+from flow_policy_ros.runtime.yaml_bounded import load_yaml
 
 BAG_FPS = 30
 _PART = re.compile(r"(.+)_[0-9]{2,}")
@@ -297,7 +298,7 @@ def _recording(path: Path) -> tuple[Recording, int | None]:
 def _noted_task(bag: Path) -> str:
     """The task that whoever recorded the bag noted in its metadata; "" without."""
     try:
-        metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
+        metadata = load_yaml((bag / "metadata.yaml").read_text())
         return str(metadata["rosbag2_bagfile_information"]["custom_data"]["task"])
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError):
         return ""
