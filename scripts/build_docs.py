@@ -19,11 +19,16 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Begin": ("index", "walkthrough", "your_robot", "robot_file", "robots", "bringup", "first_motion"),
+    "Tutorials": (
+        "tutorials/simulated_door", "tutorials/your_robot", "tutorials/record_train_replay_deploy", "tutorials/one_step",
+        "tutorials/latency",
+    ),
+    "Concepts": ("concepts/time", "concepts/chunks", "concepts/safety"),
     "On the robot": ("command_interfaces", "recording", "replay", "view", "see", "operating", "parameters"),
     "Learn": ("training_data", "training", "datasets", "policies", "distillation", "detectors", "vision_language", "language_task"),
     "Understand": ("time", "chunks", "chunk_execution", "safety", "threats", "architecture"),
     "Look up": ("cli", "reference", "checkpoint", "benchmarks", "changes", "contributing"),
-}
+}  # fmt: skip
 """Where a page stands, by its name; a page that is not here stands under ``MORE``, and a name without a page is passed over."""
 MORE = "More"
 EXTRA = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}

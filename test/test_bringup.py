@@ -15,7 +15,10 @@ import yaml
 
 from flow_policy_ros import resources
 from flow_policy_ros.cli import bringup as command
+from flow_policy_ros.cli.sros2 import read_contract
+from flow_policy_ros.nodes import flight_watch
 from flow_policy_ros.ros.bringup import (
+    LINGER_S,
     STOP_PATIENCE_S,
     Bringup,
     NodeDescription,
@@ -34,14 +37,19 @@ from flow_policy_ros.ros.bringup_options import (
     TwoOptions,
     help_texts,
 )
-from flow_policy_ros.ros.course import PAUSES_S, RECOVERED_S, Course, End, Respawn
+from flow_policy_ros.ros.course import PAUSES_S, RECOVERED_S, Course, End, Lost, Respawn
+from flow_policy_ros.ros.enclaves import ENABLE, KEYSTORE, OVERRIDE, STRATEGY, refuse_unsecured
 from flow_policy_ros.ros.interfaces import NODES
 from flow_policy_ros.ros.parameter_sources import from_file
-from flow_policy_ros.runtime.parameters import BLOCKS, EXTRACTORS, CommandParameters
+from flow_policy_ros.ros.sros2 import deployment, profiles
+from flow_policy_ros.runtime.parameters import BLOCKS, EXTRACTORS, CommandParameters, ParameterError
+from flow_policy_ros.runtime.robot import load_robot
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = (PolicyOptions, SimOptions, ReplayOptions, RecordOptions, TwoOptions)
-DOOR = {"robot": "adroit_door", "observation": "state"}
+HAND = ROOT / "package.xml"
+"""A file in place of a URDF: a bring-up looks only whether it is there."""
+DOOR: dict[str, Any] = {"robot": "adroit_door", "observation": "state"}
 LIMIT, PASSES = "command.limit_scale", "policy.steps"
 
 
@@ -54,7 +62,7 @@ def made_fixture(tmp_path: Path) -> list[Bringup]:
     """One of each kind, everything that there is in it."""
     (tmp_path / "bag").mkdir()
     return [
-        policy_bringup(PolicyOptions(instruction="open the door")),
+        policy_bringup(PolicyOptions(instruction="open the door", flights=str(tmp_path), markers=str(HAND))),
         sim_bringup(SimOptions(start=True, lockstep=True)),
         replay_bringup(ReplayOptions(bag=str(tmp_path / "bag"))),
         record_bringup(RecordOptions(out=str(tmp_path), namespace="left")),
@@ -97,8 +105,9 @@ def test_who_leads_the_command_node() -> None:
 def test_in_every_kind_no_command_node_is_ever_started_again(made: list[Bringup]) -> None:
     for bringup in made:
         for node in bringup.nodes:
-            assert node.respawn == (node.module in ("policy_node", "perception_node")), node.path
-            stops = node.module in ("command_node", "recorder_node")
+            assert node.respawn == (node.onlooker or node.module in ("policy_node", "perception_node")), node.path
+            assert node.onlooker == (node.module in ("flight_recorder_node", "marker_node"))
+            stops = node.module in ("command_node", "recorder_node", "flight_recorder_node")
             assert node.patience_s == STOP_PATIENCE_S if stops else node.patience_s < STOP_PATIENCE_S
     assert any(node.module == "command_node" for node in made[-1].nodes)
 
@@ -161,6 +170,77 @@ def test_a_dry_run_is_asked_of_the_command_node_alone() -> None:
     assert "dry_run" in CommandParameters.__dataclass_fields__  # else the node would refuse it
 
 
+def test_the_flight_recorder_and_the_marker_node_are_there_before_the_first_command(tmp_path: Path) -> None:
+    looking = PolicyOptions(**DOOR, flights=str(tmp_path / "new"), markers=str(HAND), namespace="left")
+    nodes = by_path(policy_bringup(looking))
+    order = ["command_node", "configure_command", "flight_recorder_node", "marker_node", "policy_node", "activate_command"]
+    assert list(nodes) == [f"/left/{name}" for name in order]
+    flight, markers = nodes["/left/flight_recorder_node"], nodes["/left/marker_node"]
+    assert flight.parameters["flight.out"] == str(tmp_path / "new") and flight.linger_s > 0
+    assert markers.parameters["markers.urdf"] == str(HAND) and markers.linger_s == 0
+    assert flight.after == markers.after == ("/left/configure_command",)
+    given = ("flight_recorder_node:flight.keep:=3",)
+    alone = by_path(sim_bringup(SimOptions(policy=False, flights=str(tmp_path), parameters=given)))
+    assert list(alone) == ["/flight_recorder_node", "/sim_node"]
+    assert alone["/flight_recorder_node"].parameters["flight.keep"] == 3
+    two = by_path(two_robots(TwoOptions(flights=str(tmp_path), left_markers=str(HAND))))
+    assert two["/right/flight_recorder_node"].parameters["flight.out"] == str(tmp_path / "right")
+    assert "/left/marker_node" in two and "/right/marker_node" not in two
+
+
+def test_what_flies_with_it_lingers_longer_than_the_command_nodes_silence() -> None:
+    assert LINGER_S > flight_watch.SILENCE_S + 1.0 + 0.5 * flight_watch.MOST_CALLS - 0.5
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_every_node_has_the_enclave_that_its_profile_is_for(kind: int, tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    more: dict[str, Any] = {"enclaves": "/flow_policy", "flights": str(tmp_path), "markers": str(HAND), "namespace": "cell/left"}
+    two = {"enclaves": "/flow_policy", "flights": str(tmp_path), "left_markers": str(HAND)}
+    bringup = (
+        lambda: policy_bringup(PolicyOptions(**more)),
+        lambda: sim_bringup(SimOptions(**more, start=True)),
+        lambda: replay_bringup(ReplayOptions(**more, bag=str(tmp_path / "bag"))),
+        lambda: record_bringup(RecordOptions(enclaves="/flow_policy", out=str(tmp_path))),
+        lambda: two_robots(TwoOptions(**two)),
+    )[kind]()
+    robot = load_robot(resources.robot_file("adroit_door"))
+    contract = read_contract(resources.checkpoint("adroit_door_camera"), robot.name)
+    for node in bringup.nodes:
+        lockstep = bool(bringup.nodes[0].parameters.get("lockstep.enabled"))
+        plan = deployment(robot, contract, {"lockstep.enabled": lockstep}, node.namespace or "/")
+        profile = profiles(plan, (node.name,))[0]
+        assert node.enclave == profile.enclave
+        for name in node.arguments[1:]:  # of steps: what they use
+            asked = [f"{node.namespace}/{name}", f"{node.namespace}/{name}/change_state"]
+            assert name.startswith("--") or {*asked} & {*profile.requests, *profile.subscribes}, (node.path, name)
+        assert {name for name in node.remaps.values()} <= profile.publishes | profile.subscribes
+    assert bringup.enclaves == [node.enclave for node in bringup.nodes]
+    assert not policy_bringup(PolicyOptions()).enclaves
+
+
+def test_nodes_that_would_run_unprotected_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("/flow_policy/command_node", "/flow_policy/policy_node"):
+        (tmp_path / "enclaves" / path.lstrip("/")).mkdir(parents=True)
+    both = {ENABLE: "true", STRATEGY: "Enforce", KEYSTORE: str(tmp_path)}
+    here = ["/flow_policy/command_node", "/flow_policy/policy_node"]
+    refuse_unsecured(here, both)
+    refuse_unsecured([], {})
+    spoilt: list[tuple[dict[str, str], str]] = [
+        ({ENABLE: ""}, "ROS_SECURITY_ENABLE is ''"), ({STRATEGY: "Permissive"}, "Enforce"), ({KEYSTORE: ""}, "keystore"),
+        ({KEYSTORE: str(tmp_path / "none")}, "/flow_policy/command_node"), ({OVERRIDE: "/a"}, "Unset it"),
+    ]  # fmt: skip
+    for change, told in spoilt:
+        with pytest.raises(ValueError, match=told):
+            refuse_unsecured(here, {**both, **change})
+    with pytest.raises(ValueError, match="no enclave /flow_policy/marker_node;"):
+        refuse_unsecured([*here, "/flow_policy/marker_node"], both)
+    monkeypatch.setattr(command, "require_ros", lambda: None)
+    monkeypatch.delenv(ENABLE, raising=False)
+    with pytest.raises(ValueError, match="would run unprotected"):
+        command.main(["policy", "--enclaves", "/flow_policy"])
+
+
 @pytest.mark.parametrize(
     ("make", "options", "told"),
     [
@@ -175,6 +255,8 @@ def test_a_dry_run_is_asked_of_the_command_node_alone() -> None:
         (policy_bringup, PolicyOptions(parameters=("policy_node:policy.steps:=many",)), "expected int"),
         (policy_bringup, PolicyOptions(parameters=("command_node:managed:=true",)), "set by the option 'managed'"),
         (policy_bringup, PolicyOptions(params_files=("nowhere.yaml",)), "nowhere.yaml cannot be read"),
+        (policy_bringup, PolicyOptions(enclaves="keystore"), "enclaves' root is 'keystore'"),
+        (policy_bringup, PolicyOptions(markers="nowhere.urdf"), "URDF nowhere.urdf does not exist"),
         (replay_bringup, ReplayOptions(), "option 'bag'"),
         (replay_bringup, ReplayOptions(bag="/no/bag"), "/no/bag does not exist"),
         (record_bringup, RecordOptions(), "option 'out'"),
@@ -251,9 +333,11 @@ def test_nodes_in_files_are_meant_as_rcl_means_them(pattern: str, path: str, mea
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("- 1", "holds no nodes"),
+        ("- 1", "expected NODE: ros__parameters"),
         ("policy_node: {steps: 1}", "ros__parameters"),
-        ("policy_node: {ros__parameters: [1]}", "NAME: VALUE"),
+        ("policy_node: {ros__parameters: [1]}", "expected NAME: VALUE"),
+        ("", "expected NODE: ros__parameters"),
+        ("policy_node: {}", "has no ros__parameters"),
         ("policy_node: {ros__parameters: {polcy.steps: 1}}", "no parameter 'polcy.steps'"),
         ("policy_node: {ros__parameters: {policy.steps: 1.5}}", "expected int"),
         ("policy_node: {ros__parameters: {policy.steps: 1, policy.steps: 2}}", "given twice"),
@@ -265,6 +349,18 @@ def test_a_file_that_says_something_else_is_refused_with_its_name(content: str, 
     with pytest.raises(ValueError, match=told) as refused:
         from_file("policy_node", "/policy_node", file)
     assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("first", ["/command_node", "/**"])
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, first: str) -> None:
+    """ROS takes the later block, which may be the one that is live."""
+    said = {"/command_node": False, "/**": True}
+    order = [first, *(name for name in said if name != first)]
+    blocks = {name: {"ros__parameters": {"command": {"dry_run": said[name], "rate_hz": 50.0}}} for name in order}
+    file = tmp_path / "both.yaml"
+    file.write_text(yaml.safe_dump(blocks, sort_keys=False))
+    with pytest.raises(ParameterError, match=r"both that command.dry_run is (True|False) and that it is (True|False); leave one"):
+        from_file("command_node", "/command_node", file)
 
 
 def test_texts_stay_texts_and_numbers_become_numbers() -> None:
@@ -351,6 +447,16 @@ def test_a_policy_that_had_recovered_begins_with_the_shortest_pause() -> None:
 def test_a_policy_that_refuses_its_input_would_refuse_it_again() -> None:
     end = followed(policy_bringup(PolicyOptions(**DOOR))).ended("/policy_node", 2, 1.0)
     assert isinstance(end, End) and end.code == 2
+
+
+def test_an_onlooker_ends_the_others_only_where_it_is_refused_at_the_start(tmp_path: Path) -> None:
+    course = followed(policy_bringup(PolicyOptions(**DOOR, flights=str(tmp_path))))
+    path = "/flight_recorder_node"
+    assert isinstance(course.ended(path, 2, 1.0), End)  # what was asked for cannot be had, and nothing moves yet
+    for again in PAUSES_S:
+        assert course.ended(path, -9, 1.0) == Respawn(next(n for n in course._nodes.values() if n.path == path), again)
+        course.started(path, 1.0)
+    assert isinstance(course.ended(path, 2, 1.0), Lost) and isinstance(course.ended(path, -9, 1.0), Lost)
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (-15, 1)])

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bringup_support import PATIENCE_S, Heard
-from ros_support import Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, write_robot  # noqa: F401
+from ros_support import Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, until, values, write_robot  # noqa: F401
+from urdf_support import write_arm
 
 pytest.importorskip("rclpy")
 from sensor_msgs.msg import JointState as JointStateMsg
+
+from flow_policy_ros.nodes.flight_bag import bags
+from flow_policy_ros.ros.bringup import policy_bringup
+from flow_policy_ros.ros.bringup_options import PolicyOptions
+from flow_policy_ros.ros.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,6 +118,44 @@ def test_a_robot_file_that_is_refused_starts_nothing(flow_policy: Start, tmp_pat
     path.write_text(path.read_text().replace("velocity: 2.0", "velocity: -2.0"))
     program = flow_policy(*policy_of(path, tmp_path))
     assert program.wait() == 2 and program.heard.lines[-1].startswith("error: ") and "starting" not in program.text
+
+
+def test_a_flight_recorder_and_markers_come_with_it_and_a_killed_command_node_is_in_a_bag(ears: Ears, tmp_path: Path) -> None:
+    """With all but the policy, which takes long to load; each in its enclave."""
+    options = PolicyOptions(
+        robot=str(write_robot(tmp_path)), checkpoint=str(tmp_path), observation="state", managed=False, enclaves="/flow_policy",
+        flights=str(tmp_path / "flights"), markers=str(write_arm(tmp_path)),
+        parameters=("flight_recorder_node:flight.min_free_gb:=0", "command_node:command.joint_state_max_age_s:=8.0",
+                    "command_node:command.stall_s:=10"),
+    )  # fmt: skip
+    executed = ears.listen(JointStateMsg, "command/executed")
+    FakeRobot(ears)
+    described = policy_bringup(options)
+    described = replace(described, nodes=tuple(node for node in described.nodes if node.module != "policy_node"))
+    heard, ends = Heard(), []
+    runner = Supervisor(described, heard)
+    running = threading.Thread(target=lambda: ends.append(runner.run()))
+    running.start()
+    try:
+        executed.wait_for()
+        heard.wait_for("keeps the last 60 s")
+        reports = ears.diagnostics()
+        reports.wait_for(lambda s: s.name == "markers")
+
+        def enclaves() -> dict[str, str]:
+            return {name: enclave for name, _, enclave in ears.node.get_node_names_and_namespaces_with_enclaves()}
+
+        until(lambda: all(enclaves().get(node.name) == node.enclave for node in described.nodes), "a node is not in its enclave")
+        os.kill(runner.pid("/marker_node"), signal.SIGKILL)
+        heard.wait_for("starting /marker_node", times=2)
+        reports.wait_for(lambda s: s.name == "flight_recorder" and float(values(s)["seconds"]) > 3.0)
+    finally:
+        os.kill(runner.pid("/command_node"), signal.SIGKILL)
+        running.join()
+        print("\n".join(heard.lines))
+    assert ends[0].code == 1 and "/command_node was ended by signal 9" in ends[0].reason
+    (bag,) = bags(tmp_path / "flights")
+    assert bag.name.endswith("command_node_silent") and (bag / "metadata.yaml").is_file()
 
 
 @pytest.mark.slow

@@ -93,6 +93,7 @@ def test_in_order_the_policy_again_and_never_the_command_node(monkeypatch: pytes
 
     def act() -> None:
         heard.wait_for("[policy_node] ready")
+        heard.wait_for("[command_node] ready")
         first = runner.pid("/policy_node")
         os.kill(first, signal.SIGKILL)
         heard.wait_for("[policy_node] ready", times=2)
@@ -115,6 +116,50 @@ def test_one_that_keeps_dying_ends_all_with_its_last_words(monkeypatch: pytest.M
     end = Supervisor(Bringup("", (NodeDescription(WILLING, "command_node"), policy)), heard).run()
     assert end.code == 1 and "2 times in a row" in end.reason and end.reason.endswith("It said last: no weights")
     assert heard.lines.count("[policy_node] no weights") == 3
+
+
+def test_an_onlooker_that_keeps_dying_is_left_out_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "PAUSES_S", (0.01, 0.01))
+    looking = NodeDescription("import sys; sys.exit('no disk')", "flight_recorder_node", respawn=True, onlooker=True)
+    heard = Heard()
+    runner = Supervisor(Bringup("", (NodeDescription(WILLING, "command_node"), looking)), heard)
+
+    def act() -> None:
+        heard.wait_for("[command_node] ready")
+        heard.wait_for("The others go on without it. It said last: no disk")
+        assert not gone(runner.pid("/command_node"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert run_while(runner, act).code == 0
+    assert heard.lines.count("[flight_recorder_node] no disk") == 3
+
+
+LINGERING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *a: sys.exit(print('asked after the others' if os.path.exists({!r}) else 'asked at once')))
+print('ready')
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("died", [True, False])
+def test_who_lingers_sees_what_follows_a_death(died: bool, tmp_path: Path) -> None:
+    """The flight recorder has to notice it. At an end that was asked for there is nothing to wait for."""
+    mark = tmp_path / "ended"
+    ending = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *a: (time.sleep(0.5), open({!r}, 'w'), sys.exit(0)))\n"
+    policy = ending.format(str(mark)) + "print('ready')\nwhile True: signal.pause()"
+    looking = NodeDescription(LINGERING.format(str(mark)), "flight_recorder_node", onlooker=True, respawn=True, linger_s=3.0)
+    nodes = (NodeDescription(WILLING, "command_node"), NodeDescription(policy, "policy_node"), looking)
+    heard = Heard()
+    runner = Supervisor(Bringup("", nodes), heard)
+
+    def act() -> None:
+        heard.wait_for("ready", times=3)
+        os.kill(runner.pid("/command_node") if died else os.getpid(), signal.SIGKILL if died else signal.SIGINT)
+
+    assert run_while(runner, act).code == int(died)
+    words = [line for line in heard.lines if line.startswith("[flight_recorder_node] asked")]
+    assert words == [f"[flight_recorder_node] asked {'after the others' if died else 'at once'}"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

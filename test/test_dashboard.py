@@ -207,6 +207,20 @@ def test_once_without_a_robot_says_who_is_silent(tmp_path: Path) -> None:
     assert "SILENT" in done.stdout and re.search(r"joint states +nothing yet", done.stdout)
 
 
+def test_a_reader_that_has_had_enough_ends_it_quietly(tmp_path: Path) -> None:
+    """As ``| head -1`` does, here before the first line."""
+    robot = write_robot(tmp_path)
+    command = [sys.executable, "-m", "flow_policy_ros", "dashboard", "--robot", str(robot), "--once", "--wait", "0.5"]
+    file = tmp_path / "page.json"
+    head, tail = os.pipe()
+    os.close(head)
+    with os.fdopen(tail) as closed:
+        done = subprocess.run(
+            [*command, "--json", str(file)], stdout=closed, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=PATIENCE_S
+        )
+    assert (done.returncode, done.stderr) == (1, "") and json.loads(file.read_text())["state"] == "silent"
+
+
 def test_a_robot_in_a_name_space_is_not_taken_for_another(ears: Ears, tmp_path: Path) -> None:
     """Of two robots each reports on its own topic; what the other says is nothing of this page."""
     others = {"diagnostics": "fault", "left/diagnostics": "active"}

@@ -18,10 +18,10 @@ PAGES = documents()
 TOOLS = {
     ".", "[", "accelerate", "apt-get", "bash", "cat", "cd", "chmod", "chrt", "colcon", "cp", "cpupower", "curl", "do", "docker",
     "done", "echo", "export", "fi", "firefox", "for", "foxglove-studio", "git", "grep", "head", "hf", "htop", "if", "install",
-    "journalctl", "jq", "kill", "ls", "mkdir", "mkfifo", "mv", "nproc", "openssl", "ping", "pip", "plotjuggler", "pre-commit",
-    "rerun", "rm", "rosdep", "rviz2", "scp", "sed", "sha256sum", "source", "ssh", "sudo", "sysctl", "systemctl", "systemd-run",
-    "tail", "tar", "taskset", "tee", "tensorboard", "test", "then", "torchrun", "touch", "true", "ulimit", "unzip", "useradd",
-    "usermod", "uv", "wget", "while", "xdg-open",
+    "journalctl", "jq", "kill", "ls", "mkdir", "mkfifo", "mv", "nproc", "openssl", "pgrep", "ping", "pip", "plotjuggler",
+    "pre-commit", "rerun", "rm", "rosdep", "rviz2", "scp", "sed", "sha256sum", "source", "ssh", "sudo", "sysctl", "systemctl",
+    "systemd-run", "tail", "tar", "taskset", "tee", "tensorboard", "test", "then", "torchrun", "touch", "true", "ulimit", "unzip",
+    "useradd", "usermod", "uv", "wget", "while", "xdg-open",
 }  # fmt: skip
 """Programs that pages may name without a word on them here: of the system, or of others."""
 PYTHON = re.compile(r"(.*/)?python3?(\.\d+)?")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,12 +21,23 @@ from test_recorder import image, information, joint_state, read
 
 from flow_policy_ros.cli.main import main
 from flow_policy_ros.data.bags.open import open_bag
-from flow_policy_ros.nodes.flight_bag import UNFINISHED, bags, name_of, prune
+from flow_policy_ros.data.ring import Lanes
+from flow_policy_ros.nodes.flight_bag import CUT, UNFINISHED, FlightBag, bags, name_of, prune, recover
 from flow_policy_ros.nodes.flight_watch import Event
 from flow_policy_ros.nodes.recorder_topics import message_class
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import WARN
 from flow_policy_ros.ros.messages import to_time
+
+ROOT = Path(__file__).resolve().parents[1]
+DIES = """
+import os, sys
+sys.path.insert(0, "test")
+from pathlib import Path
+from test_flight_bags import flight
+flight(Path(sys.argv[1]))
+os._exit(9)
+"""
 
 
 def test_a_service_saves_what_happens_meanwhile_goes_into_the_same_bag_and_the_oldest_goes(
@@ -173,3 +186,29 @@ def test_without_room_on_the_disk_nothing_is_begun(launcher: Launcher, ears: Ear
     answer = ears.trigger(SAVE)
     assert not answer.success and "flight.min_free_gb" in answer.message
     assert bags(tmp_path / "bags") == []
+
+
+def flight(folder: Path) -> FlightBag:
+    """A bag of nothing, which ends when it is told to."""
+    later = time.monotonic_ns() + 3600 * 10**9
+    return FlightBag(folder, Lanes(10**9, 10**6), Event("fault", ""), 0, later, 0, "none", "robot", lambda size: None)
+
+
+def test_of_two_recorders_with_one_folder_each_has_its_own_bag(tmp_path: Path) -> None:
+    """What another is still writing is no dead one's, nor is its name free; what a dead one left is recovered."""
+    one = flight(tmp_path)
+    assert recover(tmp_path) == [], "the bag of a recorder that lives was taken from it"
+    other = flight(tmp_path)
+    assert one.path != other.path
+    dead = subprocess.run([sys.executable, "-c", DIES, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert dead.returncode == 9, dead.stderr
+    (cut,) = recover(tmp_path)
+    assert cut.name.endswith(CUT) and cut not in (one.path, other.path) and list(cut.glob("*.mcap"))
+    for bag in (one, other):
+        bag.until = time.monotonic_ns()
+        saved = bag.finish()
+        assert saved.problem == "" and (saved.path / "metadata.yaml").is_file(), saved
+    assert not any((tmp_path / UNFINISHED).iterdir()) and len(bags(tmp_path)) == 3
+    left = tmp_path / UNFINISHED / name_of(Event("older", ""), 0)
+    left.mkdir()  # of a recorder that knew no locks
+    assert [path.name for path in recover(tmp_path)] == [left.name + CUT] and not any((tmp_path / UNFINISHED).iterdir())

@@ -133,6 +133,17 @@ def test_new_faults_are_told_from_known_ones() -> None:
     assert both == [Event("a", "x; b: y"), Event("b", "y")]
 
 
+@pytest.mark.parametrize("strange", [{"fault_count.x": "many"}, {"state_since": "no number"}, {"fault_count.x": "9" * 5000 + "."}])
+def test_a_status_whose_numbers_are_none_changes_nothing(strange: dict[str, str]) -> None:
+    watch, sound = FaultWatch(0), {"faults": "x", "fault_count.x": "1", "state_since": "1", "lifecycle": "active"}
+    with pytest.raises(ValueError, match="expected a whole number"):
+        watch.hear(sound | strange, "", 0)
+    assert [e.name for e in watch.hear(sound, "", 0)] == ["x"], "the fault is news still"
+    with pytest.raises(ValueError, match="expected a whole number"):
+        watch.hear({**sound, "lifecycle": "inactive", **strange}, "", 0)
+    assert any(watch.silent(10 * 10**9) for _ in range(MOST_CALLS)), "it has ended nobody's work"
+
+
 def test_silence_is_told_once_and_not_of_a_node_that_has_ended() -> None:
     watch, second = FaultWatch(0), 10**9
     for lifecycle, told in (("active", 1), ("inactive", 0), ("active", 1)):

@@ -14,6 +14,7 @@ import pytest
 from flow_policy_ros.cli import bringup as command
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription, two_robots
 from flow_policy_ros.ros.bringup_options import PolicyOptions, TwoOptions
+from flow_policy_ros.ros.course import PAUSES_S
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"policy": "policy", "sim": "sim", "replay": "replay", "record": "record", "bringup": "two"}
@@ -45,7 +46,8 @@ def test_a_launch_file_decides_nothing_itself(name: str) -> None:
 
 def test_every_program_is_installed() -> None:
     """``ros2 launch`` looks for executables in lib/<package>."""
-    modules = {node.module for node in two_robots(TwoOptions()).nodes} | {"sim_node", "player_node", "recorder_node"}
+    every = TwoOptions(flights="flights", left_markers=str(ROOT / "package.xml"))
+    modules = {node.module for node in two_robots(every).nodes} | {"sim_node", "player_node", "recorder_node"}
     source = (ROOT / "setup.py").read_text()
     assert modules <= set(re.findall(r'"(\w+_node)"', source.partition("setup(")[0]))
     for module in modules:
@@ -131,8 +133,32 @@ def test_launch_passes_everything_on_as_it_is() -> None:
     assert dict(evaluated) == parameters
     assert {name: type(value) for name, value in evaluated.items()} == {name: type(value) for name, value in parameters.items()}
     assert action.node_executable == "policy_node"
+    assert not [part for part in _line(context, action) if part == "--enclave"]
+    line = _line(context, action_of(dataclasses.replace(node, enclave="/flow_policy/left/policy_node")))
+    assert line[line.index("--enclave") + 1] == "/flow_policy/left/policy_node"
+    assert line.index("--ros-args") < line.index("--enclave")
     timeout = action._ExecuteLocal__sigterm_timeout
     assert "".join(context.perform_substitution(part) for part in timeout) == "12.0"
+
+
+def _line(context: Any, action: Any) -> list[str]:
+    """The words of the command line that are no substitutions of launch."""
+    return [context.perform_substitution(part[0]) for part in action.cmd[1:] if type(part[0]).__name__ == "TextSubstitution"]
+
+
+@needs_launch
+def test_launch_starts_nothing_unprotected_that_is_to_run_in_enclaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch import LaunchContext
+    from launch.actions import OpaqueFunction
+
+    monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
+    context, description = LaunchContext(), load("policy")
+    context.launch_configurations.update({"enclaves": "/flow_policy", "observation": "state"})
+    for entity in description.entities:
+        if not isinstance(entity, OpaqueFunction):
+            entity.visit(context)
+    with pytest.raises(ValueError, match="would run unprotected"):
+        description.entities[-1].visit(context)
 
 
 def started(entities: list[Any]) -> list[str]:
@@ -157,5 +183,12 @@ def test_the_order_is_the_descriptions_and_an_end_is_an_error(monkeypatch: pytes
     assert started(carried._ended(step, 0)) == ["policy_node"]
     said, timer = carried._ended(policy, -9)
     assert isinstance(said, LogInfo) and isinstance(timer, TimerAction)
+    flight = NodeDescription("flight_recorder_node", "flight_recorder_node", respawn=True, onlooker=True)
+    other = Carried(Bringup("", (command_node, flight)))
+    other.next()
+    for _ in PAUSES_S:
+        assert isinstance(other._ended(flight, -9)[1], TimerAction)
+    (lost,) = other._ended(flight, -9)
+    assert isinstance(lost, LogInfo)
     with pytest.raises(BringupEnded, match="/command_node ended with exit code 0"):
         carried._ended(command_node, 0)

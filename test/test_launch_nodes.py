@@ -19,6 +19,8 @@ pytest.importorskip("launch_ros", reason="needs launch_ros, which only ROS insta
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import JointState as JointStateMsg
 
+from flow_policy_ros.ros.interfaces import NODES
+
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = """
 import sys
@@ -65,7 +67,7 @@ class Launched:
         (prefix / "lib/flow_policy_ros").mkdir(parents=True)
         stand_in = folder / "stand_in.py"
         stand_in.write_text(STAND_IN)
-        for module in ("policy_node", "command_node", "sim_node", "player_node", "recorder_node", "lead_node"):
+        for module in (*NODES, "lead_node"):
             run = f'"{stand_in}"' if module == "policy_node" else f"-m flow_policy_ros.nodes.{module}"
             program = prefix / "lib/flow_policy_ros" / module
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -u {run} "$@"\n')
@@ -142,11 +144,14 @@ def test_a_killed_policy_comes_back_and_a_killed_command_node_ends_all(
     executed = ears.listen(JointStateMsg, "command/executed")
     FakeRobot(ears)
     unhurried = "parameters:=" + " ".join(f"command_node:{name.replace('__', '.')}:={value}" for name, value in UNHURRIED.items())
-    under_way = launch("policy", f"robot:={write_robot(tmp_path)}", "observation:=state", f"checkpoint:={tmp_path}", unhurried)
+    under_way = launch("policy", f"robot:={write_robot(tmp_path)}", "observation:=state", f"checkpoint:={tmp_path}", unhurried,
+                       f"flights:={tmp_path / 'flights'}")  # fmt: skip
     under_way.wait_for("/command_node is active")
+    under_way.wait_for("keeps the last 60 s")
     executed.wait_for()
     order = [re.sub(r"-\d+\]:.*", "", line) for line in under_way.lines if "process started" in line]
-    assert order == [f"[INFO] [{name}" for name in ("command_node", "lead_node", "policy_node", "lead_node")]
+    expected = ("command_node", "lead_node", "flight_recorder_node", "policy_node", "lead_node")
+    assert order == [f"[INFO] [{name}" for name in expected]
     first, command_pid = under_way.pid("policy_node"), under_way.pid("command_node")
     os.kill(first, signal.SIGKILL)
     under_way.wait_for("/policy_node ended with -9; it is started again in 1 s")

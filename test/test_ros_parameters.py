@@ -33,6 +33,14 @@ def make_node(context: rclpy.Context, **overrides: Any) -> Node:
     return Node("parameters", context=context, parameter_overrides=parameters)
 
 
+def test_a_name_without_its_prefix_is_refused(context: rclpy.Context, tmp_path: Path) -> None:
+    """ROS would drop it without a word, and a dry run with it."""
+    robot = load_robot(write_robot(tmp_path))
+    with pytest.raises(ParameterError, match=r"parameter dry_run: the node has none of this name, it has command.dry_run"):
+        NodeParameters(make_node(context, dry_run=True), robot, ("command",))
+    NodeParameters(make_node(context, command__dry_run=True, use_sim_time=False, robot_file="x", steps=3), robot, ("command",))
+
+
 def test_every_parameter_has_description_unit_bounds(context: rclpy.Context, tmp_path: Path) -> None:
     node = make_node(context)
     NodeParameters(node, load_robot(write_robot(tmp_path)), tuple(BLOCKS))

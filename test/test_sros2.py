@@ -29,6 +29,7 @@ from flow_policy_ros.ros.sros2 import (
     present,
     profiles,
 )
+from flow_policy_ros.ros.steps import ACTIVATE, BEGIN, CONFIGURE, STEPS
 from flow_policy_ros.runtime.contract import Contract, StreamContract
 from flow_policy_ros.runtime.robot import Robot, load_robot
 
@@ -90,9 +91,9 @@ def test_every_shipped_robot_gives_a_valid_policy_of_every_node() -> None:
     contract = read_contract(resources.checkpoint("adroit_door_camera"), "adroit_door")
     for name in resources.names("robots"):
         plan = deployment(load_robot(resources.robot_file(name)), contract)
-        text = policy_xml(profiles(plan, NODES), "x -- y")
+        text = policy_xml(profiles(plan, (*NODES, *STEPS)), "x -- y")
         assert problems(text) == []
-        assert {p.get("node") for p in ElementTree.fromstring(text).iter("profile")} == {*NODES, OPERATOR, VIEWER}
+        assert {p.get("node") for p in ElementTree.fromstring(text).iter("profile")} == {*NODES, *STEPS, OPERATOR, VIEWER}
 
 
 @pytest.mark.parametrize(
@@ -164,10 +165,24 @@ def test_only_the_command_node_may_speak_to_the_controller(tmp_path: Path) -> No
     assert not [p.node for p in made if "/joint_states" in p.publishes]
 
 
+def test_a_step_of_a_bring_up_may_lead_the_command_node_and_nothing_else(tmp_path: Path) -> None:
+    made = {p.node: p for p in profiles(deployment(robot_of(tmp_path), CONTRACT))}
+    assert BEGIN not in made  # beside a real robot nothing begins an episode
+    for step in (CONFIGURE, ACTIVATE):
+        assert made[step].requests == {"/command_node/get_state", "/command_node/change_state"}
+        assert made[step].publishes == {"/rosout", "/parameter_events"} and not made[step].calls
+    assert [p.node for p in made.values() if "/command_node/change_state" in p.requests] == [CONFIGURE, ACTIVATE, OPERATOR]
+    lockstep = deployment(robot_of(tmp_path), CONTRACT, {"lockstep.enabled": True}, "/left")
+    activate, begin = profiles(lockstep, (ACTIVATE, BEGIN))[:2]
+    assert "/left/policy/reset" in activate.requests and activate.enclave == "/flow_policy/left/activate_command"
+    assert begin.requests == {f"/left/{name}" for name in ("policy/reset", "command/reset", "sim/reset", "player/start")}
+
+
 def test_a_name_space_is_kept_to(tmp_path: Path) -> None:
     left = profiles(deployment(robot_of(tmp_path), CONTRACT, {}, "/left"))
     right = profiles(deployment(robot_of(tmp_path), CONTRACT, {}, "/right"))
     common = {"/rosout", "/parameter_events", "/diagnostics", "/clock", "/*"}
+    assert {"/diagnostics", "/left/diagnostics"} <= left[0].publishes  # the latter in a bring-up of two robots
     for one, other in zip(left, right, strict=True):
         assert one.enclave == other.enclave.replace("/right/", "/left/")
         assert (one.publishes | one.subscribes | one.serves) & (other.publishes | other.subscribes | other.serves) <= common

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ from ros_support import Ears, Launcher, ears_fixture, launcher_fixture, until, w
 pytest.importorskip("rclpy")
 from rclpy.node import NodeNameNonExistentError
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
+from flow_policy_ros.ros.processes import NodeSpec
 from flow_policy_ros.ros.sros2 import EVERYTHING, Profile, deployment, profiles
+from flow_policy_ros.ros.steps import ACTIVATE, BEGIN, CHUNKS, CONFIGURE, PLAYER_START, READY, SIM_RESET, STEPS
 from flow_policy_ros.runtime.contract import Contract
 from flow_policy_ros.runtime.robot import load_robot
 
@@ -71,6 +76,48 @@ def test_the_command_node_keeps_to_its_profile(
     without = profile_of(robot_file, contract, "command_node", **{**settings, "command__deadman": ""})
     switch = {"joy": "/joy", "bool": "/command/deadman"}[str(settings["command__deadman"])]
     assert outside(used(ears, "command_node"), without) == {("subscribes", switch)}
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments"),
+    [
+        (CONFIGURE, ("configure", "command_node")),
+        (ACTIVATE, ("activate", "command_node", "--topic", CHUNKS)),
+        (ACTIVATE, ("activate", "command_node", "--service", READY)),
+        (BEGIN, ("call", READY, "command/reset", SIM_RESET, PLAYER_START)),
+    ],
+)
+def test_the_steps_of_a_bring_up_keep_to_their_profiles(
+    launcher: Launcher, ears: Ears, tmp_path: Path, step: str, arguments: tuple[str, ...]
+) -> None:
+    """From their start to their end; in the enclave that they were given."""
+    robot_file = write_robot(tmp_path)
+    contract, lockstep = empty(load_robot(robot_file).joints), "--service" in arguments
+    profile = profile_of(robot_file, contract, step, lockstep__enabled=lockstep)
+    chunks = ears.speak(JointTrajectory, "policy/chunk") if CHUNKS in arguments else None
+    awaited = [name for name in arguments if name in (READY, "command/reset", SIM_RESET, PLAYER_START)]
+    spec = NodeSpec("lead_node", {}, {"__node": step}, arguments, profile.enclave)
+    process = launcher._start(spec.command(), step)
+    opened: set[Right] = set()
+    enclaves: set[str] = set()
+    led = step == BEGIN
+    while process.alive():
+        opened |= used(ears, step)
+        enclaves |= {enclave for name, _, enclave in ears.node.get_node_names_and_namespaces_with_enclaves() if name == step}
+        if enclaves and not led:  # what is waited for comes when the step has been seen
+            launcher.node("command_node", robot_file, managed=step == CONFIGURE)
+            led = True
+        if chunks is not None and ("subscribes", "/policy/chunk") in opened:
+            chunks.publish(JointTrajectory())
+        if awaited and ("requests", f"/{awaited[0]}") in opened:
+            ears.node.create_service(Trigger, awaited.pop(0), lambda request, response: Trigger.Response(success=True))
+        time.sleep(0.02)
+    assert process.wait() == 0 and enclaves == {profile.enclave}
+    assert outside(opened, profile) == set()
+    lasting = [row for row in STEPS[step] if step == CONFIGURE or row.name in ("/rosout", "/diagnostics", *arguments)]
+    assert opened >= {(row.role, f"/{row.name.lstrip('/')}") for row in lasting}  # nor is anything in the table that it never uses
+    if lockstep:
+        assert outside(opened, profile_of(robot_file, contract, step)) == {("requests", f"/{READY}")}
 
 
 def test_the_recorder_may_hear_everything_and_say_nothing_else(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:

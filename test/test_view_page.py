@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ from view_support import FAULT_AT, JOINTS, LABEL, START, events, get, write_view
 from flow_policy_ros.cli.main import main
 from flow_policy_ros.viewing.feed import Feed
 from flow_policy_ros.viewing.pictures import LiveShelf
-from flow_policy_ros.viewing.server import PAGES, PageServer
+from flow_policy_ros.viewing.server import CONNECTIONS, PAGES, PageServer, _Handler
 from flow_policy_ros.viewing.snapshot import Scene, Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +155,36 @@ def test_a_page_that_reads_nothing_holds_nobody_up_and_too_many_are_turned_away(
         for one in slow:
             one.close()
     assert feed.viewers <= PAGES
+
+
+def test_connections_are_bounded_and_idle_ones_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Handler, "timeout", 3.0)
+    before = threading.active_count()
+    with PageServer(Feed(), LiveShelf(), 0) as server:
+        port = int(server.url.rsplit(":", 1)[1].strip("/"))
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS + 20)]
+        try:
+            for one in idle:
+                one.settimeout(30.0)
+            assert idle[-1].recv(1) == b"", "one too many is closed"
+            assert threading.active_count() <= before + 1 + CONNECTIONS
+            assert not select.select([idle[0]], [], [], 0.0)[0], "and at once, not for being idle"
+            assert idle[0].recv(1) == b"", "one on which nothing is asked is closed"
+        finally:
+            for one in idle:
+                one.close()
+        for _ in range(CONNECTIONS + 20):  # each leaves its place to the next
+            assert answered(server.url), "there is no room again"
+
+
+def answered(url: str) -> bool:
+    """Whether the page comes, sooner or later; a server without room closes the connection."""
+    for _ in range(200):
+        try:
+            return get(url)[0] == 200
+        except (OSError, HTTPException):
+            time.sleep(0.1)
+    return False
 
 
 def test_what_cannot_be_shown_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

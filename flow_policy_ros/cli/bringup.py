@@ -52,11 +52,13 @@ def main(argv: list[str]) -> int:
 
 def bringup(kind: str, argv: list[str]) -> int:
     """One kind, with its options."""
+    import os
     import sys
 
     import tyro
 
     from flow_policy_ros.cli.outputs import require_file
+    from flow_policy_ros.ros.enclaves import refuse_unsecured
     from flow_policy_ros.ros.supervisor import Supervisor
 
     make, options = kinds()[kind]
@@ -73,6 +75,7 @@ def bringup(kind: str, argv: list[str]) -> int:
         write(running.json, described)
         return 0
     require_ros()
+    refuse_unsecured(described.enclaves, os.environ)
     supervisor = Supervisor(described, lambda line: print(line, flush=True))
     end = supervisor.run()
     write(running.json, described, end, supervisor.course)
@@ -111,7 +114,7 @@ def show(described: Bringup) -> None:
     for heading in ("node", "program", "after", ""):
         table.add_column(heading, overflow="fold")
     for node in described.nodes:
-        traits = {"started again": node.respawn, "managed": node.managed, "a step": node.task}
+        traits = {"started again": node.respawn, "managed": node.managed, "a step": node.task, "looks on": node.onlooker}
         cells = [
             node.path, " ".join([node.module, *node.arguments]), "\n".join(node.after),
             ", ".join(name for name, holds in traits.items() if holds),
@@ -121,6 +124,7 @@ def show(described: Bringup) -> None:
     console.print(table)
     for node in described.nodes:
         renamed = [f"  {name} → {other}" for name, other in node.remaps.items()]
+        renamed += [f"  enclave {node.enclave}"] if node.enclave else []
         for line in [node.path, *(f"  {name}: {value}" for name, value in node.parameters.items()), *renamed]:
             console.print(Text(line), soft_wrap=True)
 

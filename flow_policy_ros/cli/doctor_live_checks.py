@@ -80,6 +80,7 @@ def examine(facts: LiveFacts, rows: list[Expected]) -> list[Check]:
     ages = {found.name: row.max_age_s for row, found in present if row.max_age_s is not None}
     checks = [
         *missing(facts, rows),
+        *unread(facts),
         *(check for row, found in present for check in rates(row, found)),
         *(check for topic in streams for check in stamps(topic, topic.name in sensors, ages.get(topic.name), facts.simulated)),
         clocks(facts),
@@ -136,6 +137,12 @@ def missing(facts: LiveFacts, rows: list[Expected]) -> list[Check]:
             )
             found.append(problem(topic.name, f"published by {_who(topic)}, and no message in {facts.seconds:g} s", remedy))
     return found
+
+
+def unread(facts: LiveFacts) -> list[Check]:
+    """Topics on which somebody sends what is no message of their type."""
+    remedy = "they were passed over, as nodes do. Find who sends them: a bridge, or packages of another version."
+    return [note(name, f"{count} messages could not be read", remedy) for name, count in facts.unread.items()]
 
 
 def rates(row: Expected, topic: TopicFacts) -> list[Check]:

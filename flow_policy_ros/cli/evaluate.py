@@ -52,7 +52,8 @@ class Arguments:
     """How chunks follow each other: the newest replaces, predictions are averaged, or real-time chunking (exact, without
     gradients, or as trained with --prefix)."""
     latency: str = "measured"
-    """Injected perception and inference delay: measured (on this machine, once), none, or a profile's path."""
+    """Injected perception and inference delay: measured (on this machine, once, and kept in ~/.cache/flow_policy_ros),
+    remeasure (now again: if it was busy then), none, or a profile's path."""
     inject: str = ""
     """Disturbances, separated by commas: delay=0.2 (s, of inference), delay=0.02..0.08 (evenly between), spike=0.3@0.05 (s at a
     probability), drop-chunks=0.1, drop-frames=0.2 (probabilities); drawn by seed, so that a run repeats."""

@@ -26,7 +26,8 @@ class Arguments:
     namespace: str = "/"
     """Name space of the nodes, such as /left; / for none."""
     nodes: tuple[str, ...] = ()
-    """Nodes to write profiles for, such as command_node policy_node; by default all but the simulated robot's."""
+    """Nodes and steps of a bring-up to write profiles for, such as command_node configure_command; by default all but the simulated
+    robot's."""
     set: tuple[str, ...] = ()
     """Parameters that the nodes are started with, NAME=VALUE such as command.deadman=joy: some of them make topics."""
     json: Path | None = None

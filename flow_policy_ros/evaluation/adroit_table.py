@@ -73,7 +73,7 @@ RECIPES: Mapping[str, Recipe] = {
         chunk_dt=0.01, horizon=8, joint_noise=0.0, disturbance=0.06,
         tokens=("pen_top", "pen_bottom", "target_top", "target_bottom"),
     ),
-    "relocate": Recipe(tokens=("ball", "goal")),
+    "relocate": Recipe(predicts="velocity", horizon=8, tokens=("ball", "goal")),
 }
 TASKS = tuple(RECIPES)
 

@@ -21,7 +21,8 @@ class SinusoidalTime(nn.Module):
         super().__init__()
         if width < 4 or width % 2:
             raise ValueError(f"width of the time embedding is {width}, expected an even number of at least 4.")
-        periods = torch.logspace(math.log10(4e-3), math.log10(4.0), width // 2)
+        # On the CPU also while a checkpoint's sizes are tried without memory: there this one line would import a second's worth.
+        periods = torch.logspace(math.log10(4e-3), math.log10(4.0), width // 2, device="cpu")
         self.register_buffer("frequencies", 2.0 * math.pi / periods, persistent=False)
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:

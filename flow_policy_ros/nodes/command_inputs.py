@@ -136,7 +136,11 @@ class CommandInputs:
         return float("inf") if self._next_tick is None else self._next_tick - time.monotonic_ns()
 
     def _read(self, message: bytes, received: int) -> None:
-        trajectory = deserialize_message(message, JointTrajectory)
+        try:
+            trajectory = deserialize_message(message, JointTrajectory)
+        except Exception as error:  # rmw's own, of no common kind; raw messages come here as somebody wrote them
+            self._refuse("chunk_malformed", MessageError(f"chunk of {len(message)} bytes is no JointTrajectory: {error}."))
+            return
         try:
             chunk = chunk_from_message(trajectory)
             if self._lockstep:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.serialization import deserialize_message
 from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import JointState as JointStateMsg
@@ -31,6 +30,7 @@ from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.messages import MessageError, from_time, joint_state_from_message
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
+from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.parameters import DashboardParameters, ParameterError
 from flow_policy_ros.runtime.types import FloatArray
@@ -71,6 +71,7 @@ class DashboardNode(ClosableNode):
         self._began = time.monotonic()
         self._complete: float | None = None  # since when everybody has spoken
         self._last: View | None = None
+        self._printed = False
         sources: tuple[tuple[str, type, str], ...] = (
             ("joint states", JointStateMsg, self._robot.joint_state_topic),
             ("set-points", JointStateMsg, "command/executed"),
@@ -116,15 +117,28 @@ class DashboardNode(ClosableNode):
             self._reports[name] = (Report(level, clean(status.message), values, stamp, 0.0), time.monotonic())
 
     def _turn(self) -> None:
+        if self._printed:  # the signal below takes effect a turn later
+            return
         view = self._view()
         self._last = view
         if self._live is not None:
             self._live.update(page(view, self._console.size), refresh=True)
         elif self._enough(view):
-            self._console.print(page(view))
+            self._printed = True
+            self._print(view)
             if self._settings.report:
                 Path(self._settings.report).write_text(json.dumps(figures(view), indent=1) + "\n")
             signal.raise_signal(signal.SIGTERM)
+
+    def _print(self, view: View) -> None:
+        try:
+            self._console.print(page(view))
+            self._console.file.flush()
+        except (BrokenPipeError, SystemExit):  # the latter is how rich says it
+            # Whoever reads has enough (``| head -1``); what is still buffered would be written, and fail, at the process's end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._console.file.fileno())
+            os.close(nowhere)
 
     def _enough(self, view: View) -> bool:
         """Whether everybody has spoken for a while, or has had the time."""
@@ -139,15 +153,24 @@ class DashboardNode(ClosableNode):
         problems: dict[str, str] = {}
         measured, _ = self._positions("joint states", problems)
         setpoint, executed = self._positions("set-points", problems)
-        chunk = self._newest.get("chunks")
-        age = math.nan
-        if chunk is not None and executed:
-            age = (executed - from_time(deserialize_message(chunk, JointTrajectory).header.stamp)) / 1e6
+        age = self._age("chunks", executed, problems)
         reports = {
             name: Report(r.level, r.message, r.values, r.stamp, now - received) for name, (r, received) in self._reports.items()
         }
         rates = tuple(meter.mark(now) for meter in self._meters.values())
         return View(self._robot, reports, rates, measured, setpoint, age, tuple(problems.values()))
+
+    def _age(self, what: str, executed: int, problems: dict[str, str]) -> float:
+        """Of the newest chunk at the set-point of stamp ``executed``, ms; NaN where it is not known."""
+        data = self._newest.get(what)
+        if data is None:
+            return math.nan
+        try:
+            stamp = from_time(opened(data, JointTrajectory).header.stamp)
+        except MessageError as error:
+            problems[what] = clean(f"{what}: {error}")
+            return math.nan
+        return (executed - stamp) / 1e6 if executed else math.nan
 
     def _positions(self, what: str, problems: dict[str, str]) -> tuple[FloatArray, int]:
         """(J,) of the newest message, NaN without one that can be used; and its stamp, 0 without."""
@@ -156,7 +179,7 @@ class DashboardNode(ClosableNode):
         if data is None:
             return nothing, 0
         try:
-            state = joint_state_from_message(deserialize_message(data, JointStateMsg))
+            state = joint_state_from_message(opened(data, JointStateMsg))
             if what == "joint states":
                 state = self._robot.naming.named(state)
             return self._order.select(what, state.names, state.position), state.stamp

@@ -5,11 +5,12 @@ When to write one is not decided here. Knows no ROS.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +23,8 @@ UNFINISHED = ".unfinished"
 """Folder within that of the bags, for those that are not whole yet."""
 CUT = "_cut"
 """Ends the name of a bag whose recorder died in the middle of it."""
+CLAIM = ".lock"
+"""Ends the name of the file by which a recorder that lives holds its unfinished bag."""
 SLICE_NS = 250_000_000
 _NAME = re.compile(r"flight_\d{8}T\d{6}Z_[a-z0-9_]+")
 
@@ -63,13 +66,17 @@ class FlightBag:
         guard: Callable[[int], str | None],
     ) -> None:
         """``instant`` (ns since 1970, UTC) names it; what happens meanwhile prolongs it by ``longer`` ns at most. ``guard`` says,
-        given its bytes, why it has to end, or None. Raises ``ValueError`` when it cannot be begun."""
+        given its bytes, why it has to end, or None. Raises ``ValueError`` or ``OSError`` when it cannot be begun."""
         self.until = until
         self._latest = until + longer
         self.events = [event]
         self._folder, self._lanes, self._guard = folder, lanes, guard
-        self._name = _free(folder, name_of(event, instant))
-        self._bag = Rosbag2Writer(folder / UNFINISHED / self._name, compression, _custom(robot, self.events, instant))
+        self._claim, self._name = _claim_free(folder, name_of(event, instant))
+        try:
+            self._bag = Rosbag2Writer(folder / UNFINISHED / self._name, compression, _custom(robot, self.events, instant))
+        except BaseException:
+            self._claim.release()
+            raise
         self._standing = lanes.begin(time.monotonic_ns())
         self._robot, self._instant = robot, instant
         self._problem = ""
@@ -124,6 +131,7 @@ class FlightBag:
             _sync(self._folder)  # a robot that faults may lose its power next
         except OSError as error:
             self._problem = f"it stays in {self._bag.path} ({error.strerror})."
+        self._claim.release()
 
     def _write(self) -> None:
         begun = [oldest for ring in (self._lanes.small, self._lanes.large) if (oldest := ring.oldest) is not None]
@@ -183,19 +191,76 @@ def prune(folder: Path, keep: int) -> list[Path]:
 
 
 def recover(folder: Path) -> list[Path]:
-    """Put in their place the bags in the middle of which a recorder died: they can be read up to their last chunk."""
+    """Put in their place the bags in the middle of which a recorder died: they can be read up to their last chunk. Those that
+    another recorder is writing are left alone."""
     found = []
-    for path in sorted((folder / UNFINISHED).iterdir()) if (folder / UNFINISHED).is_dir() else []:
-        place = folder / _free(folder, f"{path.name}{CUT}")
-        os.rename(path, place)
-        found.append(place)
+    unfinished = folder / UNFINISHED
+    names = {path.name.removesuffix(CLAIM) for path in unfinished.iterdir()} if unfinished.is_dir() else set()
+    for name in sorted(names):
+        claim = _Claim.take(folder, name)
+        if claim is None:
+            continue
+        try:
+            if (unfinished / name).exists():  # else its recorder has finished it meanwhile, or died before it began
+                place = folder / _free(folder, f"{name}{CUT}")
+                os.rename(unfinished / name, place)
+                found.append(place)
+        finally:
+            claim.release()
     return found
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """The right to an unfinished bag's name, held by a lock on a file beside it, which the kernel drops when its process dies."""
+
+    file: Path
+    number: int
+
+    @staticmethod
+    def take(folder: Path, name: str) -> _Claim | None:
+        """None when another has it. Raises ``OSError`` when the file cannot be made."""
+        file = folder / UNFINISHED / f"{name}{CLAIM}"
+        file.parent.mkdir(exist_ok=True)
+        number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            return None
+        except OSError:  # a disk that knows no locks: a fault is to be saved all the same
+            pass
+        return _Claim(file, number)
+
+    def release(self) -> None:
+        """The file goes while it is still locked, so that nobody's newer one is taken away."""
+        self.file.unlink(missing_ok=True)
+        os.close(self.number)
+
+
+def _claim_free(folder: Path, name: str) -> tuple[_Claim, str]:
+    """The first of ``name``, ``name_2``, … that is no bag's and that no other recorder has taken, and the claim to it."""
+    for found in _names(name):
+        claim = _Claim.take(folder, found) if _is_free(folder, found) else None
+        if claim is not None and _is_free(folder, found):
+            return claim, found
+        if claim is not None:  # it was finished between the two looks
+            claim.release()
+    raise ValueError(f"bags of the name {name} fill {folder}; remove some.")
 
 
 def _free(folder: Path, name: str) -> str:
     """``name``, or with a number behind it when there is one of that name already."""
-    others = (f"{name}_{k}" for k in range(2, 10_000))
-    return next(n for n in (name, *others) if not (folder / n).exists() and not (folder / UNFINISHED / n).exists())
+    return next(n for n in _names(name) if _is_free(folder, n))
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{k}" for k in range(2, 10_000))
+
+
+def _is_free(folder: Path, name: str) -> bool:
+    return not (folder / name).exists() and not (folder / UNFINISHED / name).exists()
 
 
 def _custom(robot: str, events: list[Event], instant: int) -> dict[str, str]:

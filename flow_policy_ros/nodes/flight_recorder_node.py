@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
 
 from flow_policy_ros.data.ring import Kept, Lanes
@@ -25,7 +25,9 @@ from flow_policy_ros.nodes.recorder_topics import selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, status
+from flow_policy_ros.ros.messages import MessageError
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
+from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.parameters import FlightParameters, ParameterError
 
 LOOK_S = 0.5
@@ -53,6 +55,7 @@ class FlightRecorderNode(ClosableNode):
         self._last: Saved | None = None
         self._problem = ""
         self._saved = 0
+        self._refused: Counter[str] = Counter()
         simulated = bool(self.get_parameter("use_sim_time").value)
         chosen = selection(self, robot, self._settings.topics.split(), False)
         self._topics = RawTopics(self, chosen, self._keep, self._settings.pictures, simulated)
@@ -83,14 +86,29 @@ class FlightRecorderNode(ClosableNode):
         kept = Kept(time.monotonic_ns(), arrived.source, self._now(), arrived.data, arrived.published, arrived.sequence)
         self._lanes.put(kept, arrived.large, (arrived.source.topic, arrived.publisher) if arrived.latched else None)
         if arrived.source.topic == self._heard_on:
-            self._hear(deserialize_message(arrived.data, DiagnosticArray), arrived.publisher)
+            self._hear(arrived.data, arrived.publisher)
 
-    def _hear(self, message: DiagnosticArray, publisher: bytes) -> None:
+    def _hear(self, data: bytes, publisher: bytes) -> None:
+        try:
+            message = opened(data, DiagnosticArray)
+        except MessageError as error:
+            return self._refuse("diagnostics_malformed", error)
         for said in message.status:
-            if said.name == COMMAND and self._ours(publisher):
-                values = {pair.key: pair.value for pair in said.values}
-                for event in self._watch.hear(values, said.message, time.monotonic_ns()):
-                    self._save(event)
+            if said.name != COMMAND or not self._ours(publisher):
+                continue
+            values = {pair.key: pair.value for pair in said.values}
+            try:
+                events = self._watch.hear(values, said.message, time.monotonic_ns())
+            except ValueError as error:
+                self._refuse("status_malformed", error)
+                continue
+            for event in events:
+                self._save(event)
+
+    def _refuse(self, kind: str, error: Exception) -> None:
+        self._refused[kind] += 1
+        if self._refused[kind] == 1:
+            self.get_logger().warning(f"{kind}: {error} It is passed over; more of this kind are only counted.")
 
     def _ours(self, publisher: bytes) -> bool:
         """Whether who spoke is of this node's name space, or cannot be told."""
@@ -170,6 +188,7 @@ class FlightRecorderNode(ClosableNode):
             "saved": self._saved,
             "last": self._last.path if self._last else "",
             "kept": len(bags(self._folder)) if self._folder.is_dir() else 0,
+            **counts("rejections", self._refused),
             **counts("lost", {topic: count or 0 for topic, count in lost.items()}),
         }
         short = [f"{name} only {ring.span / 1e9:.0f} s" for name, ring in

@@ -33,12 +33,13 @@ class FaultWatch:
 
     def hear(self, values: Mapping[str, str], message: str, now: int) -> list[Event]:
         """Values and message of a status that came at ``now`` (ns, steady clock): the faults that are new, in the order of the
-        status. One that was dropped and latched again meanwhile is known by its count."""
+        status. One that was dropped and latched again meanwhile is known by its count. Raises ``ValueError``, and has then heard
+        nothing, for a status whose numbers are none: no command node says such."""
         faults = values.get("faults", "").split()
-        counts = {name: int(values.get(f"fault_count.{name}", "0")) for name in faults}
+        counts = {name: _number(values, f"fault_count.{name}") for name in faults}
+        since = _number(values, "state_since")
         if self._known is None:
-            fresh = int(values.get("state_since", "0")) >= self._began
-            new = faults if fresh else []
+            new = faults if since >= self._began else []
         else:
             new = [name for name in faults if name not in self._known or counts[name] > self._counts.get(name, 0)]
         self._known = set(faults)
@@ -60,6 +61,14 @@ class FaultWatch:
             f"the command node was at work and has said nothing for {SILENCE_S:g} s: its process crashed, was killed or stopped, "
             "or cannot be reached. Only the controller can stop the robot.",
         )
+
+
+def _number(values: Mapping[str, str], key: str) -> int:
+    text = values.get(key, "0")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"the command node's status has {key} = '{text[:40]}', expected a whole number.") from error
 
 
 def _detail(name: str, message: str) -> str:

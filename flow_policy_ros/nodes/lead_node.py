@@ -35,6 +35,10 @@ START_S, ANSWER_S = 180.0, 20.0
 AGAIN_S = 3.0
 """A node answers in vain while it has not discovered who asks; it is then asked again."""
 REASON_S = 1.0
+LISTEN_S = 2.0
+ANOTHER = (
+    "another command node is running already in the name space '{space}'. End it, or give this robot a name space of its own."
+)
 FORGOTTEN_S = 25.0
 """For so long the middleware may still show a process that was killed (Fast DDS: 20 s)."""
 SAY_S = 10.0
@@ -96,6 +100,8 @@ class LeadNode(Node):
                 continue
             if state != begins:
                 raise Refused(f"{path} cannot {step}: it is {state}, expected {begins}. Is somebody else leading it, too?")
+            if step == "activate":
+                self._refuse_another(path)
             future = change.call_async(ChangeState.Request(transition=Transition(id=transition)))
             # An answer may get lost: the state tells as well.
             if self._spin_until(future.done, deadline - time.monotonic()) and not future.result().success:
@@ -157,15 +163,20 @@ class LeadNode(Node):
             same = [n for n, s in self.get_node_names_and_namespaces() if n == name and s.rstrip("/") == space]
             return len(same) > 1 or self.count_publishers(sending) > 0
 
-        self._spin_until(lambda: bool(heard), REASON_S)
+        self._spin_until(lambda: bool(heard), LISTEN_S)
         if not heard and doubled():
             self.get_logger().warning(f"another {path} is seen; if it has died, it is forgotten within {FORGOTTEN_S:.0f} s")
         alone = self._spin_until(lambda: bool(heard) or not doubled(), FORGOTTEN_S)
         if heard or not alone:
-            raise Refused(
-                f"another command node is running already in the name space '{space or '/'}'. End it, or give this robot a name "
-                "space of its own."
-            )
+            raise Refused(ANOTHER.format(space=space or "/"))
+        self.destroy_subscription(listening)
+
+    def _refuse_another(self, path: str) -> None:
+        """One that was not discovered then, or has come since: ours does not act yet, so that what is heard is another's."""
+        heard: list[object] = []
+        listening = self.create_subscription(JointState, self.resolve_topic_name("command/executed"), heard.append, ANY)
+        if self._spin_until(lambda: bool(heard), REASON_S):
+            raise Refused(ANOTHER.format(space=path.rpartition("/")[0] or "/"))
         self.destroy_subscription(listening)
 
     def _reason(self, path: str) -> str:

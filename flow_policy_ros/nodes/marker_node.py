@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
@@ -26,6 +25,7 @@ from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, laten
 from flow_policy_ros.ros.markers import BLUE, GREEN, ORANGE, Look, balls, way
 from flow_policy_ros.ros.messages import MessageError, chunk_from_message, joint_state_from_message, plan_from_message
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
+from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.forward_kinematics import load_kinematics
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
@@ -106,23 +106,28 @@ class MarkerNode(ClosableNode):
             try:
                 markers += make(message)
             except (MessageError, BadInput) as error:
-                self._refused[error.kind if isinstance(error, BadInput) else f"{what}_malformed"] += 1
+                self._refuse(error.kind if isinstance(error, BadInput) else f"{what}_malformed", error)
         if markers:
             self._markers.publish(MarkerArray(markers=markers))
             self._published += 1
             self._time.add(1e3 * (time.perf_counter() - began))
 
+    def _refuse(self, kind: str, error: Exception) -> None:
+        self._refused[kind] += 1
+        if self._refused[kind] == 1:
+            self.get_logger().warning(f"{kind}: {error} It is not drawn; more of this kind are only counted.")
+
     def _balls(self, message: bytes) -> list[Marker]:
-        state = self._robot.naming.named(joint_state_from_message(deserialize_message(message, JointStateMsg)))
+        state = self._robot.naming.named(joint_state_from_message(opened(message, JointStateMsg)))
         position = {name: float(q) for name, q in zip(state.names, state.position, strict=True) if np.isfinite(q)}
         self._measured.update({name: position[name] for name in self._kinematics.needed if name in position})
         return [balls(MEASURED, self._kinematics.positions(self._measured), GREEN, self._look(state.stamp))]
 
     def _chunk(self, message: bytes) -> list[Marker]:
-        return self._ways("chunk", chunk_from_message(deserialize_message(message, JointTrajectory)), BLUE)
+        return self._ways("chunk", chunk_from_message(opened(message, JointTrajectory)), BLUE)
 
     def _plan(self, message: bytes) -> list[Marker]:
-        return self._ways("plan", plan_from_message(deserialize_message(message, JointTrajectory)), ORANGE)
+        return self._ways("plan", plan_from_message(opened(message, JointTrajectory)), ORANGE)
 
     def _ways(self, what: str, motion: Chunk | Plan, colour: tuple[float, float, float]) -> list[Marker]:
         rows = self._order.select(what, motion.names, motion.positions)

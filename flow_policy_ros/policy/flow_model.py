@@ -108,7 +108,7 @@ class FlowModel(nn.Module):
             self.null_state = nn.Parameter(torch.zeros(shape.state))
             self.null_tokens = nn.Parameter(torch.zeros(shape.tokens, shape.channels))
         padded = any(dims < shape.action for dims in action_dims)
-        table = torch.arange(shape.action) < torch.tensor(action_dims)[:, None]
+        table = torch.arange(shape.action, device="cpu") < torch.tensor(action_dims, device="cpu")[:, None]  # see models.embeddings
         self.register_buffer("action_mask", table if padded else None, persistent=False)
 
     def compute_loss(

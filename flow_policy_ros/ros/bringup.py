@@ -14,7 +14,21 @@ from typing import Any
 
 from flow_policy_ros import resources
 from flow_policy_ros.ros.bringup_options import Common, PolicyOptions, RecordOptions, ReplayOptions, SimOptions, TwoOptions
+from flow_policy_ros.ros.enclaves import enclave_of
 from flow_policy_ros.ros.parameter_sources import CLOCK, Given, Value, from_file, given_for, refuse_strangers
+from flow_policy_ros.ros.steps import (
+    ACTIVATE,
+    AFTER_RESET,
+    BEFORE_RESET,
+    BEGIN,
+    CHUNKS,
+    COMMAND,
+    CONFIGURE,
+    LEAD,
+    PLAYER_START,
+    READY,
+    SIM_RESET,
+)
 from flow_policy_ros.runtime.parameters import ParameterError
 from flow_policy_ros.runtime.robot import Robot, load_robot
 
@@ -22,15 +36,15 @@ OF_A_MODEL = ("backbone", "vlm")
 """Extractors whose weights are no detector's."""
 NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 DRY_RUN = "command.dry_run"
-COMMAND, POLICY, PERCEPTION, SIM, PLAYER, RECORDER, LEAD = (
-    "command_node", "policy_node", "perception_node", "sim_node", "player_node", "recorder_node", "lead_node",
+POLICY, PERCEPTION, SIM, PLAYER, RECORDER, FLIGHT, MARKERS = (
+    "policy_node", "perception_node", "sim_node", "player_node", "recorder_node", "flight_recorder_node", "marker_node",
 )  # fmt: skip
-CONFIGURE, ACTIVATE, BEGIN = "configure_command", "activate_command", "begin"
-BEFORE_RESET, AFTER_RESET = ("policy/reset", "command/reset"), ("command/reset",)
-"""Services around one that puts the simulated robot elsewhere; in real time the command node would call that a fault."""
 PATIENCE_S, STOP_PATIENCE_S = 4.0, 12.0
 """How long a node may take to end after it was asked to; the command node, which first brings the robot to a stand
 (``nodes.runner.FINISH_S``), longer. A second signal would cut that short."""
+
+LINGER_S = 6.0
+"""The flight recorder takes the command node for dead after 3 s of silence, and then has to begin its bag."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,9 @@ class NodeDescription:
     ("" or "/left").
 
     ``after`` are paths of others: of a ``task``, which ends by itself, it must have ended well; any other must have been started.
-    ``respawn``: started again when it dies. ``managed``: waits for a lifecycle manager. ``arguments`` are not ROS's.
+    ``respawn``: started again when it dies. ``onlooker``: when that is of no avail, the others go on. ``managed``: waits for a
+    lifecycle manager. ``arguments`` are not ROS's. ``linger_s``: asked to end so much later than the others when one of them died.
+    ``enclave`` is SROS 2's, "" for none.
     """
 
     module: str
@@ -53,6 +69,9 @@ class NodeDescription:
     task: bool = False
     arguments: tuple[str, ...] = ()
     patience_s: float = PATIENCE_S
+    linger_s: float = 0.0
+    onlooker: bool = False
+    enclave: str = ""
 
     @property
     def path(self) -> str:
@@ -77,19 +96,24 @@ class Bringup:
             if strangers:
                 raise ValueError(f"{node.path} is to come after {', '.join(strangers)}, which is not before it.")
 
+    @property
+    def enclaves(self) -> list[str]:
+        """Those that the nodes are to run in."""
+        return [node.enclave for node in self.nodes if node.enclave]
+
 
 def policy_bringup(options: PolicyOptions) -> Bringup:
     """Perception, policy and command node of one robot. Raises ``ValueError`` for what cannot be started."""
     robot = load_robot(resources.robot_file(options.robot))
     nodes = _policy_nodes(options, robot, options.lockstep)
-    return Bringup(f"policy for {robot.name}", _with_given(nodes, options.parameters, options.params_files))
+    return Bringup(f"policy for {robot.name}", _with_given(nodes, options))
 
 
 def sim_bringup(options: SimOptions) -> Bringup:
     """The simulated robot with the nodes of ``policy_bringup``, or without. In lockstep time is the simulation's."""
     options = replace(options, use_sim_time=options.use_sim_time or options.lockstep)
     robot = load_robot(resources.robot_file(options.robot))
-    nodes = _policy_nodes(options, robot, options.lockstep) if options.policy else []
+    nodes = _policy_nodes(options, robot, options.lockstep) if options.policy else _onlookers(options, robot, ())
     sim: dict[str, Value] = {
         **_common(options, robot, options.lockstep), "sim.realtime": not options.lockstep, "sim.seed": options.seed,
     }  # fmt: skip
@@ -97,9 +121,9 @@ def sim_bringup(options: SimOptions) -> Bringup:
         sim["sim.instruction"] = options.instruction
     nodes.append(NodeDescription(SIM, SIM, namespace_of(options.namespace), sim, after=_configured(nodes)))
     if options.start:
-        resets = BEFORE_RESET + ("sim/reset",) + (() if options.lockstep else AFTER_RESET) if options.policy else ("sim/reset",)
+        resets = BEFORE_RESET + (SIM_RESET,) + (() if options.lockstep else AFTER_RESET) if options.policy else (SIM_RESET,)
         nodes.append(_begin(options.namespace, resets, nodes))
-    return Bringup(f"simulated {robot.name}", _with_given(nodes, options.parameters, options.params_files))
+    return Bringup(f"simulated {robot.name}", _with_given(nodes, options))
 
 
 def replay_bringup(options: ReplayOptions) -> Bringup:
@@ -117,8 +141,8 @@ def replay_bringup(options: ReplayOptions) -> Bringup:
     }  # fmt: skip
     nodes.append(NodeDescription(PLAYER, PLAYER, namespace_of(options.namespace), player, after=_configured(nodes)))
     if options.start:
-        nodes.append(_begin(options.namespace, ("player/start",), nodes))
-    return Bringup(f"{bag.name} played to {robot.name}", _with_given(nodes, options.parameters, options.params_files))
+        nodes.append(_begin(options.namespace, (PLAYER_START,), nodes))
+    return Bringup(f"{bag.name} played to {robot.name}", _with_given(nodes, options))
 
 
 def record_bringup(options: RecordOptions) -> Bringup:
@@ -131,7 +155,7 @@ def record_bringup(options: RecordOptions) -> Bringup:
         "recorder.name": options.name, "recorder.topics": " ".join(options.topics), "recorder.autostart": options.start,
     }  # fmt: skip
     node = NodeDescription(RECORDER, RECORDER, namespace_of(options.namespace), recorder, patience_s=STOP_PATIENCE_S)
-    return Bringup(f"recorder for {robot.name}", _with_given([node], options.parameters, options.params_files))
+    return Bringup(f"recorder for {robot.name}", _with_given([node], options))
 
 
 def two_robots(options: TwoOptions) -> Bringup:
@@ -142,10 +166,11 @@ def two_robots(options: TwoOptions) -> Bringup:
     nodes: list[NodeDescription] = []
     robots: list[tuple[str, Robot]] = []
     for side in ("left", "right"):
-        own = {name: getattr(options, f"{side}_{name}") for name in ("robot", "checkpoint", "detector", "namespace")}
+        own = {name: getattr(options, f"{side}_{name}") for name in ("robot", "checkpoint", "detector", "namespace", "markers")}
         shared = ("observation", "extractor", "model", "instruction", "use_sim_time", "managed", "lead", "dry_run")
         one = PolicyOptions(**own, **{name: getattr(options, name) for name in shared})
         space = namespace_of(one.namespace)
+        one = replace(one, flights=f"{options.flights}{space}" if options.flights else "")
         if not space:
             raise ParameterError(f"the {side} robot has no name space; give one with the option '{side}_namespace'.")
         robot = load_robot(resources.robot_file(one.robot))
@@ -154,7 +179,7 @@ def two_robots(options: TwoOptions) -> Bringup:
         nodes += [replace(node, remaps={**node.remaps, **apart}) for node in _policy_nodes(one, robot, False)]
     _refuse_shared(*robots)
     text = " and ".join(f"{robot.name} in {space}" for space, robot in robots)
-    return Bringup(text, _with_given(nodes, options.parameters, options.params_files))
+    return Bringup(text, _with_given(nodes, options))
 
 
 def namespace_of(text: str) -> str:
@@ -182,6 +207,7 @@ def _policy_nodes(options: PolicyOptions, robot: Robot, lockstep: bool) -> list[
     if led:
         nodes.append(_lead(CONFIGURE, space, ("configure", COMMAND), (command.path,)))
     after = (f"{space}/{CONFIGURE}",) if led else ()
+    nodes += _onlookers(options, robot, after)
     if options.observation == "camera":
         seeing = {**common, **_perception(options, robot)}
         nodes.append(NodeDescription(PERCEPTION, PERCEPTION, space, seeing, respawn=True, after=after))
@@ -190,9 +216,26 @@ def _policy_nodes(options: PolicyOptions, robot: Robot, lockstep: bool) -> list[
     nodes.append(policy)
     if led:
         # Ticks of a simulation or a recording come only once it has been begun, and with them chunks.
-        awaited = ("--service", "policy/reset") if lockstep else ("--topic", "policy/chunk")
+        awaited = ("--service", READY) if lockstep else ("--topic", CHUNKS)
         nodes.append(_lead(ACTIVATE, space, ("activate", COMMAND, *awaited), (policy.path,)))
     return nodes
+
+
+def _onlookers(options: PolicyOptions, robot: Robot, after: tuple[str, ...]) -> list[NodeDescription]:
+    """They neither command nor are waited for. The flight recorder is there before the first command."""
+    space = namespace_of(options.namespace)
+    common: dict[str, Value] = {"robot_file": robot.path, CLOCK: options.use_sim_time}
+    seen = []
+    if options.flights:
+        out = str(Path(options.flights).expanduser().resolve())
+        flight = {**common, "flight.out": out}
+        seen.append(NodeDescription(FLIGHT, FLIGHT, space, flight, patience_s=STOP_PATIENCE_S, linger_s=LINGER_S))
+    if options.markers:
+        urdf = Path(options.markers).expanduser()
+        if not urdf.is_file():
+            raise ParameterError(f"the URDF {urdf} does not exist; the marker node draws with it. Give its path, or no markers.")
+        seen.append(NodeDescription(MARKERS, MARKERS, space, {**common, "markers.urdf": str(urdf.resolve())}))
+    return [replace(node, respawn=True, onlooker=True, after=after) for node in seen]
 
 
 def _lead(name: str, space: str, arguments: tuple[str, ...], after: tuple[str, ...]) -> NodeDescription:
@@ -230,15 +273,15 @@ def _perception(options: PolicyOptions, robot: Robot) -> dict[str, Value]:
     return chosen
 
 
-def _with_given(nodes: Sequence[NodeDescription], given: Sequence[str], files: Sequence[str]) -> tuple[NodeDescription, ...]:
-    """The nodes with what files and single parameters say of them; the latter go before the former."""
-    singles = [Given.parse(text) for text in given]
+def _with_given(nodes: Sequence[NodeDescription], options: Common | TwoOptions) -> tuple[NodeDescription, ...]:
+    """The nodes with what files and single parameters say of them (the latter go before the former), in their enclaves."""
+    singles = [Given.parse(text) for text in options.parameters]
     refuse_strangers(singles, [node.path for node in nodes if not node.task])
     changed = []
     for node in nodes:
         parameters: dict[str, Any] = dict(node.parameters)
         if not node.task:
-            for file in files:
+            for file in options.params_files:
                 parameters |= from_file(node.module, node.path, Path(file).expanduser())
             parameters |= given_for(node.module, node.path, singles)
         if node.parameters.get(DRY_RUN) and not parameters[DRY_RUN]:
@@ -246,7 +289,8 @@ def _with_given(nodes: Sequence[NodeDescription], given: Sequence[str], files: S
                 f"a dry run is asked for, but a parameter or a parameter file has {DRY_RUN} as false for {node.path}: the robot "
                 "would move. Take it out there, or leave the dry run."
             )
-        changed.append(replace(node, parameters=parameters))
+        enclave = enclave_of(options.enclaves, node.namespace, node.name) if options.enclaves else ""
+        changed.append(replace(node, parameters=parameters, enclave=enclave))
     return tuple(changed)
 
 

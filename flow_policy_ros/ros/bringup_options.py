@@ -26,6 +26,8 @@ class Common:
     params_files: tuple[str, ...] = ()
     """Parameter files (YAML, as ros2 param dump writes them); a later one goes before an earlier one, and what such a file says
     before the other options."""
+    enclaves: str = ""
+    """Root of the SROS 2 enclaves, such as /flow_policy: each node is started in its own, as 'flow_policy sros2' names them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class PolicyOptions(Common):
     """Who leads it is this bring-up. With false it waits for a lifecycle manager of your own."""
     dry_run: bool = False
     """Everything runs, and nothing is sent to the controller (command.dry_run)."""
+    flights: str = ""
+    """Folder for the bags of a flight recorder, which is started too; empty: without one."""
+    markers: str = ""
+    """URDF of the robot for the marker node, which is started too; empty: without one."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,18 @@ class TwoOptions:
     """Who leads them is this bring-up. With false they wait for a lifecycle manager of your own."""
     dry_run: bool = False
     """Everything runs, and nothing is sent to the controllers (command.dry_run)."""
+    flights: str = ""
+    """Folder for the bags of a flight recorder of each robot, in a folder of its name space; empty: without one."""
+    left_markers: str = ""
+    """URDF of the first robot for a marker node, which is started too; empty: without one."""
+    right_markers: str = ""
+    """URDF of the second robot for a marker node."""
     parameters: tuple[str, ...] = ()
     """Parameters of single nodes, as left/policy_node:policy.steps:=5; without a name space, of both robots."""
     params_files: tuple[str, ...] = ()
     """Parameter files (YAML, as ros2 param dump writes them)."""
+    enclaves: str = ""
+    """Root of the SROS 2 enclaves, such as /flow_policy: each node is started in its own, as 'flow_policy sros2' names them."""
 
 
 def help_texts(options: type) -> dict[str, str]:

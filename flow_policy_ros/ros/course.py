@@ -34,6 +34,13 @@ class End:
     code: int
 
 
+@dataclass(frozen=True)
+class Lost:
+    """An onlooker is not started again, for ``reason``; the others go on without it."""
+
+    reason: str
+
+
 class Course:
     """How far a bring-up is. Instants are seconds of any steady clock."""
 
@@ -55,7 +62,7 @@ class Course:
         if not self._nodes[path].task:
             self._fulfilled.add(path)
 
-    def ended(self, path: str, code: int, now_s: float) -> Respawn | End | None:
+    def ended(self, path: str, code: int, now_s: float) -> Respawn | End | Lost | None:
         """What follows from the end of a process that nobody here ended; ``code`` below 0 is a signal's number."""
         node = self._nodes[path]
         how = f"{path} was ended by signal {-code}" if code < 0 else f"{path} ended with exit code {code}"
@@ -64,6 +71,8 @@ class Course:
                 self._fulfilled.add(path)
                 return None
             return End(f"{how}: {' '.join(node.arguments)} was not done.", code if code > 0 else 1)
+        if code == REFUSED and node.onlooker and self.respawns[path]:
+            return Lost(f"{how}: it refused what it was given. The others go on without it.")
         if code == REFUSED:
             return End(f"{how}: it refused what it was given.", REFUSED)
         if not node.respawn:
@@ -73,7 +82,8 @@ class Course:
         if now_s - self._since[path] >= RECOVERED_S:
             self._in_a_row[path] = 0
         if self._in_a_row[path] == len(PAUSES_S):
-            return End(f"{how}, after it had been started again {len(PAUSES_S)} times in a row.", 1)
+            text = f"{how}, after it had been started again {len(PAUSES_S)} times in a row."
+            return Lost(f"{text} The others go on without it.") if node.onlooker else End(text, 1)
         self._in_a_row[path] += 1
         self.respawns[path] += 1
         return Respawn(node, PAUSES_S[self._in_a_row[path] - 1])

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["publishes", "subscribes", "serves", "calls"]
+Role = Literal["publishes", "subscribes", "serves", "requests", "calls"]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """A topic, service or action (``calls``) of a node. ``qos`` is a key of ``QOS``, empty for services and actions.
+    """A topic, a service that it ``serves`` or ``requests``, or an action (``calls``) of a node.
+
+    ``qos`` is a key of ``QOS``, empty for services and actions.
 
     ``name`` holds in braces what a robot file or checkpoint says (``PLACES``). It exists when one of ``when`` holds, or always.
     """

@@ -6,6 +6,7 @@ What follows from the start and the end of a process is decided by ``course``; o
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription
 from flow_policy_ros.ros.bringup_options import help_texts
-from flow_policy_ros.ros.course import Course, End, Respawn
+from flow_policy_ros.ros.course import Course, End, Lost, Respawn
+from flow_policy_ros.ros.enclaves import refuse_unsecured
 from flow_policy_ros.ros.parameter_sources import Value
 
 PACKAGE = "flow_policy_ros"
@@ -35,7 +37,9 @@ def launch_description(options: type, describe: Callable[[Any], Bringup]) -> Lau
     """What a launch file returns: an argument for each of ``options``, and what ``describe`` makes of them."""
 
     def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        return Carried(describe(options_from(options, context))).next()
+        bringup = describe(options_from(options, context))
+        refuse_unsecured(bringup.enclaves, os.environ)
+        return Carried(bringup).next()
 
     return LaunchDescription([*arguments(options), OpaqueFunction(function=nodes)])
 
@@ -97,6 +101,8 @@ class Carried:
         follows = self._course.ended(node.path, code, time.monotonic())
         if isinstance(follows, End):
             raise BringupEnded(follows.reason)
+        if isinstance(follows, Lost):
+            return [LogInfo(msg=follows.reason)]
         if isinstance(follows, Respawn):
             said = f"{node.path} ended with {code}; it is started again in {follows.pause_s:.0f} s"
             again = OpaqueFunction(function=lambda context: self._start(node))
@@ -114,6 +120,7 @@ def action_of(node: NodeDescription) -> Node:
         parameters=[{name: _exactly(value) for name, value in node.parameters.items()}],
         remappings=list(node.remaps.items()),
         arguments=list(node.arguments),
+        ros_arguments=["--enclave", node.enclave] if node.enclave else None,
         sigterm_timeout=str(node.patience_s),
         output="screen",
     )

@@ -87,7 +87,7 @@ class Said:
 @dataclass(frozen=True)
 class LiveFacts:
     """All of it. ``nodes`` are full names, one for each node: a name that stands twice is two nodes. ``unknown`` are topics that
-    could not be listened to for want of their type."""
+    could not be listened to for want of their type; ``unread`` counts, by topic, messages that were none of their type."""
 
     seconds: float
     nodes: tuple[str, ...]
@@ -96,3 +96,4 @@ class LiveFacts:
     simulated: bool = False
     middleware: str = ""
     unknown: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)

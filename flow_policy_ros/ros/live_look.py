@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +17,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
-from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from rosgraph_msgs.msg import Clock
 
 from flow_policy_ros.ros.live_facts import Endpoint, Heard, LiveFacts, Mismatch, Said, TopicFacts
-from flow_policy_ros.ros.messages import from_time
+from flow_policy_ros.ros.messages import MessageError, from_time
+from flow_policy_ros.ros.raw import opened
 
 NAME = "flow_policy_doctor_live"
 MEETING_S = 1.5
@@ -63,6 +64,7 @@ class _Looker:
         self._clock: int | None = None  # the simulated one
         self._counting = False
         self._unknown: dict[str, str] = {}
+        self._unread: Counter[str] = Counter()
 
     def run(self, seconds: float) -> LiveFacts:
         self._spin(MEETING_S)
@@ -85,6 +87,7 @@ class _Looker:
             simulated=self._clock is not None,
             middleware=get_rmw_implementation_identifier(),
             unknown=self._unknown,
+            unread=dict(self._unread),
         )
 
     def _spin(self, seconds: float) -> None:
@@ -133,12 +136,10 @@ class _Looker:
         return subscription
 
     def _note(self, topic: str, data: bytes, info: Any, stamped: bool) -> None:
-        if topic == CLOCK:
-            self._clock = from_time(deserialize_message(data, Clock).clock)
-        if topic in self._diagnostics:
-            for said in deserialize_message(data, DiagnosticArray).status:
-                self._first.setdefault(said.name, _values(said))
-                self._last[said.name] = said
+        try:
+            self._read(topic, data)
+        except MessageError:
+            self._unread[topic] += 1
         if not self._counting:
             return
         info = info or {}
@@ -149,6 +150,14 @@ class _Looker:
             Heard(received, arrived, _stamp(data) if stamped else None, info.get("source_timestamp") or None,
                   bytes(gid["data"]) if gid else b"")
         )  # fmt: skip
+
+    def _read(self, topic: str, data: bytes) -> None:
+        if topic == CLOCK:
+            self._clock = from_time(opened(data, Clock).clock)
+        if topic in self._diagnostics:
+            for said in opened(data, DiagnosticArray).status:
+                self._first.setdefault(said.name, _values(said))
+                self._last[said.name] = said
 
     def _topic(self, name: str, kinds: list[str], ended: int) -> TopicFacts:
         publishers = self.node.get_publishers_info_by_topic(name)

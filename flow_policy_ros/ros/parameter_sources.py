@@ -1,14 +1,14 @@
 """Parameters given from outside for nodes that are yet to be started: in files, or one by one. Judged before any node runs.
 
-Read as rcl reads them (nodes by name or wildcard), checked against the tables of ``runtime.parameters``. What live nodes are told
-is not in here, nor is the robot file.
+Checked against the tables of ``runtime.parameters``; the form of the files is ``runtime.parameter_file``'s. What live nodes are
+told is not in here, nor is the robot file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from typing import Any
 import yaml
 
 from flow_policy_ros.ros.interfaces import NODES
+from flow_policy_ros.runtime.parameter_file import read_parameters
 from flow_policy_ros.runtime.parameters import BLOCKS, ParameterError, check
-from flow_policy_ros.runtime.robot_yaml import flatten, read_yaml
 
 Value = str | int | float | bool
-PARAMETERS = "ros__parameters"
 GIVEN = re.compile(r"(?P<node>/?[A-Za-z_][\w/]*):(?P<name>[A-Za-z_][\w.]*):=(?P<value>.*)", re.DOTALL)
 CLOCK = "use_sim_time"
 OWN_OPTIONS = {"robot_file": "robot", "managed": "managed", "robot": "robot"}
@@ -74,42 +73,23 @@ def refuse_strangers(given: Sequence[Given], paths: Sequence[str]) -> None:
 def from_file(module: str, path: str, file: Path) -> dict[str, Value]:
     """What a parameter file says for the node with the full name ``path``, checked.
 
-    Blocks of other nodes, and what ROS itself declares, are passed over. Raises ``ParameterError`` or ``RobotFileError``.
+    Blocks of other nodes, and what ROS itself declares, are passed over. Raises ``ParameterError`` or ``RobotFileError``, also where
+    two blocks that mean the node disagree: ROS takes the later one, readers expect the narrower one.
     """
-    tree = read_yaml(file, "parameter file", "one that ros2 param dump writes")
-    if not isinstance(tree, dict) or not all(isinstance(block, dict) for block in tree.values()):
-        raise ParameterError(f"parameter file {file} holds no nodes; expected NODE: {PARAMETERS}: …, as ros2 param dump writes it.")
     found: dict[str, Value] = {}
-    for pattern, parameters in _blocks(tree, file):
-        if not _matches(pattern, path):
+    for section in read_parameters(file):
+        if not section.means(path):
             continue
-        for name, value in flatten(parameters).items():
+        for name, value in section.parameters.items():
             block = name.partition(".")[0]
             if block in OF_ROS or name in OWN_OPTIONS or (block in BLOCKS and block not in NODES[module].blocks):
                 continue
-            found[name] = _checked(module, name, value, f"in {file}")
+            taken = _checked(module, name, value, f"in {file}")
+            if found.setdefault(name, taken) != taken:
+                raise ParameterError(
+                    f"{file} says of {path} both that {name} is {found[name]!r} and that it is {taken!r}; leave one of them."
+                )
     return found
-
-
-def _blocks(tree: Mapping[str, Any], file: Path, prefix: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Name patterns of nodes with their parameters; name spaces may be nested."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    for key, block in tree.items():
-        pattern = f"{prefix}/{str(key).strip('/')}"
-        if not isinstance(block, dict):
-            raise ParameterError(f"parameter file {file}: '{pattern}' has no '{PARAMETERS}'; put its parameters below that key.")
-        if PARAMETERS in block:
-            if not isinstance(block[PARAMETERS] or {}, dict):
-                raise ParameterError(f"parameter file {file}: '{PARAMETERS}' of '{pattern}' holds no names; write NAME: VALUE.")
-            found.append((pattern, block[PARAMETERS] or {}))
-        found += _blocks({name: inner for name, inner in block.items() if name != PARAMETERS}, file, pattern)
-    return found
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """As in rcl: ``*`` is one part of a name, ``**`` any number of them."""
-    parts = [".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part) for part in pattern.strip("/").split("/")]
-    return re.fullmatch("/".join(parts).replace(".*/", "(.*/)?"), path.lstrip("/")) is not None
 
 
 def _checked(module: str, name: str, value: Any, where: str) -> Value:

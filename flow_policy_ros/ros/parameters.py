@@ -163,9 +163,13 @@ def undeclare(node: Node, prefixes: tuple[str, ...]) -> None:
 
 
 def _refuse_unknown(node: Node, cls: type, prefix: str) -> None:
-    """ROS drops a given parameter that nobody declares: of a misspelt limit nothing would be heard again."""
+    """ROS drops a given parameter that nobody declares: of a misspelt limit, or a dry run asked for without the prefix, nothing
+    would be heard again."""
+    fields = {field.name for field in dataclasses.fields(cls)}
     for name, given in node._parameter_overrides.items():  # rclpy has no public way to see them
         head, _, tail = name.partition(".")
+        if name in fields and not node.has_parameter(name):
+            raise ParameterError(f"parameter {name}: the node has none of this name, it has {prefix}.{name}; give that.")
         if head == prefix:
             check(cls, tail, given.value, prefix + ".")
 

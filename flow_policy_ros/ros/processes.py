@@ -35,13 +35,14 @@ class NodeSpec:
     """A node to start: ``name`` is its module in ``flow_policy_ros.nodes``.
 
     ``parameters`` are ROS parameters by full name; ``remaps`` other names for topics, and for the node itself (``__node``);
-    ``arguments`` come before what is ROS's.
+    ``arguments`` come before what is ROS's; ``enclave`` is SROS 2's.
     """
 
     name: str
     parameters: Mapping[str, str | int | float | bool]
     remaps: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    enclave: str = ""
 
     def command(self) -> list[str]:
         """The command line."""
@@ -50,7 +51,7 @@ class NodeSpec:
             line += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and quotes what looks like a number
         for name, other in self.remaps.items():
             line += ["-r", f"{name}:={other}"]
-        return line
+        return line + (["--enclave", self.enclave] if self.enclave else [])
 
 
 class NodeProcesses:

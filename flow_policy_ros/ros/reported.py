@@ -111,6 +111,7 @@ REPORTED: dict[str, tuple[Value, ...]] = {
         Value("saved", "Bags saved since the node began.", True),
         Value("last", "Folder of the last of them.", True),
         Value("kept", "Bags in the folder.", True),
+        Value("rejections.<kind>", "Reports that cannot be read."),
         Value("lost.<topic>", "Messages that were sent and did not arrive, since the node began."),
     ),
     "marker_node": (

@@ -1,5 +1,5 @@
-"""What each node may say and hear under SROS 2, made of the same table as the reference page; as the policy file that
-``ros2 security`` reads.
+"""What each node may say and hear under SROS 2, made of the same table as the reference page, and of that of a bring-up's steps;
+as the policy file that ``ros2 security`` reads.
 
 Data alone: nothing of ROS is imported, keys and signatures are ``ros2 security``'s. Names are absolute, so that a profile does not
 depend on where it is used. What of the table cannot be told from robot file, checkpoint and parameters counts as present: a
@@ -18,7 +18,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from flow_policy_ros.ros import interfaces
+from flow_policy_ros.ros.enclaves import PREFIX, enclave_of
 from flow_policy_ros.ros.interfaces import NODES, Interface
+from flow_policy_ros.ros.steps import BEGIN, STEPS
 from flow_policy_ros.runtime.contract import FRAMES, SAID, Contract
 from flow_policy_ros.runtime.parameters import BLOCKS, from_flat
 from flow_policy_ros.runtime.robot import Camera, Robot
@@ -26,10 +28,8 @@ from flow_policy_ros.runtime.stream_cameras import cameras_of
 
 VERSION = "0.2.0"
 """Of the policy file's format."""
-PREFIX = "/flow_policy"
-"""What the paths of all enclaves begin with."""
-SIMULATED = ("sim_node", "player_node")
-"""Nodes that have no place beside a real robot: they take the place of one."""
+SIMULATED = ("sim_node", "player_node", BEGIN)
+"""Nodes that have no place beside a real robot: those that take the place of one, and the step that begins their episode."""
 OPERATOR, VIEWER = "operator", "viewer"
 """Profiles of no node: for whoever gives orders (services, parameters, emergency stop), and for whoever only looks."""
 BY_HAND = ("command/emergency_stop", "command/deadman", "instruction")
@@ -37,6 +37,7 @@ BY_HAND = ("command/emergency_stop", "command/deadman", "instruction")
 LISTENERS = ("recorder_node", "flight_recorder_node")
 """Nodes that hear every topic that is asked of them."""
 EVERYTHING = "/*"
+DIAGNOSTICS = "/diagnostics"
 
 _PARAMETERS = ("describe_parameters", "get_parameter_types", "get_parameters", "list_parameters")
 _SETTING = ("set_parameters", "set_parameters_atomically")
@@ -71,7 +72,7 @@ class Profile:
     @property
     def enclave(self) -> str:
         """Path of the enclave that holds it alone."""
-        return f"{PREFIX}{self.namespace.rstrip('/')}/{self.node}"
+        return enclave_of(PREFIX, self.namespace, self.node)
 
 
 def deployment(robot: Robot, contract: Contract, settings: Mapping[str, Any] | None = None, namespace: str = "/") -> Deployment:
@@ -86,14 +87,14 @@ def deployment(robot: Robot, contract: Contract, settings: Mapping[str, Any] | N
 
 
 def profiles(plan: Deployment, nodes: Iterable[str] | None = None) -> tuple[Profile, ...]:
-    """One for each of ``nodes`` (by default all that have a place beside a real robot), the operator's and the viewer's.
+    """One for each of ``nodes`` and steps (by default all that have a place beside a real robot), the operator's and the viewer's.
 
     Raises ``ValueError`` for a node that there is not.
     """
     chosen = tuple(nodes) if nodes is not None else default_nodes(plan)
-    strangers = [name for name in chosen if name not in NODES]
+    strangers = [name for name in chosen if name not in (*NODES, *STEPS)]
     if strangers:
-        raise ValueError(f"there is no node {', '.join(strangers)}; the nodes are {', '.join(NODES)}.")
+        raise ValueError(f"there is no node {', '.join(strangers)}; the nodes are {', '.join((*NODES, *STEPS))}.")
     made = tuple(_profile(plan, name) for name in chosen)
     return (*made, _operator(plan, made), _viewer(plan, made))
 
@@ -101,7 +102,7 @@ def profiles(plan: Deployment, nodes: Iterable[str] | None = None) -> tuple[Prof
 def default_nodes(plan: Deployment) -> tuple[str, ...]:
     """All but those that stand for a robot, and without a camera all but those that look."""
     blind = () if plan.robot.cameras else ("perception_node",)
-    return tuple(name for name in NODES if name not in (*SIMULATED, *blind))
+    return tuple(name for name in (*NODES, *STEPS) if name not in (*SIMULATED, *blind))
 
 
 def others(plan: Deployment, made: Iterable[Profile]) -> dict[str, set[str]]:
@@ -178,9 +179,9 @@ def absolute(name: str, namespace: str) -> str:
 
 
 def _profile(plan: Deployment, node: str) -> Profile:
-    table, where = NODES[node], places(plan)
-    rights: dict[str, set[str]] = {role: set() for role in ("publishes", "subscribes", "serves", "calls")}
-    for row in table.interfaces:
+    where, managed = places(plan), node in NODES and "managed" in NODES[node].parameters
+    rights: dict[str, set[str]] = {role: set() for role in ("publishes", "subscribes", "serves", "requests", "calls")}
+    for row in NODES[node].interfaces if node in NODES else STEPS[node]:
         if not present(plan, row):
             continue
         place = _PLACE.search(row.name)
@@ -188,10 +189,13 @@ def _profile(plan: Deployment, node: str) -> Profile:
         rights[row.role] |= {absolute(name, plan.namespace) for name in names}
         if "policy/attention" in names:  # one more for each further stream that is drawn on
             rights["publishes"] |= {absolute(f"{row.name}_{s.name}", plan.namespace) for s in plan.contract.streams}
+    for right in ("publishes", "subscribes"):
+        if DIAGNOSTICS in rights[right]:  # a bring-up of two robots keeps them apart
+            rights[right].add(absolute(DIAGNOSTICS.lstrip("/"), plan.namespace))
     rights["publishes"] |= {"/rosout", "/parameter_events"}
     rights["subscribes"] |= {"/clock", *({EVERYTHING} if node in LISTENERS else ())}
     own = [*_PARAMETERS, *_SETTING, *_ALL]
-    if "managed" in table.parameters:
+    if managed:
         own += [*_LIFECYCLE, *_LEADING]
         rights["publishes"] |= _own_topics(node, plan.namespace)
     rights["serves"] |= {absolute(f"{node}/{name}", plan.namespace) for name in own}

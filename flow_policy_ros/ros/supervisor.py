@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription
-from flow_policy_ros.ros.course import Course, End, Respawn
+from flow_policy_ros.ros.course import Course, End, Lost, Respawn
 from flow_policy_ros.ros.processes import LAST_LINES, TETHER, NodeSpec, handled, python_path
 
 UNREAD = 2000
@@ -47,7 +47,7 @@ def spec_of(node: NodeDescription) -> NodeSpec:
     """The process of a description."""
     named = {"__node": node.name} if node.name != node.module else {}
     spaced = {"__ns": node.namespace} if node.namespace else {}
-    return NodeSpec(node.module, node.parameters, {**named, **spaced, **node.remaps}, node.arguments)
+    return NodeSpec(node.module, node.parameters, {**named, **spaced, **node.remaps}, node.arguments, node.enclave)
 
 
 class Printer:
@@ -155,10 +155,12 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: outlive the terminal
                     stack.enter_context(handled(number, self._asked))
+            died = True
             try:
                 end = self._follow()
+                died = end.code != 0
             finally:
-                killed = self._end_all()
+                killed = self._end_all(died)
                 self._printer.close()
         if killed:
             text = f"{end.reason} Killed, because they did not end when they were asked to: {', '.join(killed)}."
@@ -186,6 +188,8 @@ class Supervisor:
             follows = self.course.ended(news.path, news.code, time.monotonic())
             if isinstance(follows, End):
                 return End(follows.reason if follows.code == 0 else f"{follows.reason} {said}", follows.code)
+            if isinstance(follows, Lost):
+                self._printer.put(f"[bringup] {follows.reason} {said}")
             if isinstance(follows, Respawn):
                 self._printer.put(f"[bringup] {news.path} ended with {news.code}; it is started again in {follows.pause_s:.0f} s")
                 self._again.append((time.monotonic() + follows.pause_s, follows.node))
@@ -207,16 +211,20 @@ class Supervisor:
         self._children[node.path] = Child(node, self._environment, self._printer.put, self._news.put)
         self.course.started(node.path, time.monotonic())
 
-    def _end_all(self) -> list[str]:
+    def _end_all(self, died: bool) -> list[str]:
         """Ask all at once, each with its own patience; the paths of those that had to be killed.
+
+        When one ``died`` those that linger are asked later.
 
         One signal, for a second one makes a command node end before the robot stands; that includes further Ctrl-C.
         """
         begun = time.monotonic()
         sent: dict[str, int] = {}
         while running := [child for child in self._children.values() if child.alive]:
-            waited = time.monotonic() - begun
             for child in running:
+                waited = time.monotonic() - begun - (child.node.linger_s if died else 0.0)
+                if waited < 0.0:
+                    continue
                 patience_s = child.node.patience_s
                 number = (
                     signal.SIGINT if waited < patience_s else signal.SIGTERM if waited < patience_s + TERM_S else signal.SIGKILL
@@ -224,7 +232,8 @@ class Supervisor:
                 if sent.get(child.node.path) != number:
                     child.signal(number)
                     sent[child.node.path] = number
-            if waited > max(child.node.patience_s for child in running) + TERM_S + KILL_S:
+            longest = max(child.node.patience_s + (child.node.linger_s if died else 0.0) for child in running)
+            if time.monotonic() - begun > longest + TERM_S + KILL_S:
                 break
             time.sleep(0.05)
         return sorted(path for path, number in sent.items() if number == signal.SIGKILL)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flow_policy_ros.runtime.controller_file import controller_joints
+from flow_policy_ros.runtime.new_robot_check import check_draft
 from flow_policy_ros.runtime.new_robot_controllers import Controller, choose, find_variables, read_controllers
 from flow_policy_ros.runtime.new_robot_groups import guess_groups
-from flow_policy_ros.runtime.new_robot_joint_limits import JointLimitsFile, read_joint_limits
+from flow_policy_ros.runtime.new_robot_interfaces import read_interface_limits
+from flow_policy_ros.runtime.new_robot_joint_limits import read_joint_limits
 from flow_policy_ros.runtime.new_robot_limits import limit_lines, number
-from flow_policy_ros.runtime.robot_yaml import RobotFileError, text
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, plain, text
 from flow_policy_ros.runtime.urdf import MOVING, Urdf, read_urdf, urdf_root
 
 WIDTH = 120
@@ -85,8 +87,10 @@ def draft(given: Description) -> Draft:
     mimics = tuple(mimic.joint for mimic in urdf.mimics.values() if mimic.master in joints)
     moving = [name for name, joint in urdf.joints.items() if joint.type in MOVING]
     groups = guess_groups(root, moving, joints) if given.groups is None else _checked(given.groups, joints)
-    more = JointLimitsFile() if given.joint_limits is None else read_joint_limits(given.joint_limits, (*joints, *mimics))
-    limits = limit_lines(urdf, joints, given.embed_limits, f"URDF {given.urdf}", more)
+    claims = read_interface_limits(root, (*joints, *mimics), f"URDF {given.urdf}")
+    if given.joint_limits is not None:
+        claims += read_joint_limits(given.joint_limits, (*joints, *mimics))
+    limits = limit_lines(urdf, joints, given.embed_limits, f"URDF {given.urdf}", claims)
     name = given.name or " ".join(root.get("name", "").split()) or given.urdf.stem
     todo = (*(() if commanded else ("robot.command_interface", "robot.command_topic")), *limits.todo)
     block = [
@@ -101,8 +105,9 @@ def draft(given: Description) -> Draft:
         "# tracking in fallback or limits: the greatest distance from set-point to measured position that is still healthy",
         *_cameras(),
     ]
-    lines = (*_head(name, given), "/**:", "  ros__parameters:", "    robot:", *(f"      {line}" for line in block),
-             *(f"    {line}" for line in _rates(commanded)))
+    lines = tuple(map(plain, (*_head(name, given), "/**:", "  ros__parameters:", "    robot:", *(f"      {line}" for line in block),
+                              *(f"    {line}" for line in _rates(commanded)))))
+    check_draft(lines, urdf, joints, mimics, todo)
     return Draft(lines, name, joints, groups, mimics, commanded.controller if commanded else None, todo)
 
 

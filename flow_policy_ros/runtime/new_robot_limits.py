@@ -6,24 +6,25 @@ the reader of the file will find.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flow_policy_ros.runtime.joint_limits import JointLimits, Mimic
-from flow_policy_ros.runtime.new_robot_joint_limits import JointLimitsFile
-from flow_policy_ros.runtime.robot_limits import Origin, resolve_limits
-from flow_policy_ros.runtime.robot_yaml import RobotFileError, text
+from flow_policy_ros.runtime.joint_limits import JointLimits
+from flow_policy_ros.runtime.new_robot_joint_limits import Claim
+from flow_policy_ros.runtime.new_robot_sources import Sources, gather
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, plain, text
 from flow_policy_ros.runtime.urdf import Urdf
 
-UNKNOWN = 1e9
-"""Stands for a limit that nobody gives while the others are put together; it is never written."""
 BEGIN_S = 0.25
 """Full speed is reached in this time with the acceleration that a comment proposes to begin with."""
 SETTLE_S = 0.05
 """And that acceleration in this."""
 ADDED = ("acceleration", "jerk")
 """What no URDF has."""
+WIDEST = 4.0 * math.pi
+"""Beyond this, in rad to either side, a range of a turning joint looks like degrees."""
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,13 @@ class LimitLines:
     todo: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Sources:
-    """What is known of ``joints`` and of the mimics that follow them. ``told`` is what the joint limits file adds to the URDF, or
-    has tighter; ``limits`` are both together. Joints ``apart`` take no acceleration from the fallback: sliding ones beside turning
-    ones, which have other units.
-    """
-
-    urdf: Urdf
-    joints: tuple[str, ...]
-    mimics: tuple[Mimic, ...]
-    limits: JointLimits
-    origin: Origin
-    told: dict[str, dict[str, Any]]
-    file: str
-    apart: tuple[str, ...]
-
-    def lacks(self, joint: str, kind: str) -> bool:
-        return getattr(self.urdf.joints[joint], kind, None) is None and kind not in self.told[joint]
-
-    def slides(self, joint: str) -> bool:
-        return self.urdf.joints[joint].type == "prismatic"
-
-
-def limit_lines(urdf: Urdf, joints: tuple[str, ...], embed: bool, where: str, more: JointLimitsFile) -> LimitLines:
+def limit_lines(urdf: Urdf, joints: tuple[str, ...], embed: bool, where: str, claims: Sequence[Claim]) -> LimitLines:
     """The keys ``fallback`` and ``limits`` for these joints. With ``embed`` they hold every number and need no URDF.
 
-    Raises ``RobotFileError`` where a mimic cannot stay in its range, or its limits are unknown and would have to be embedded.
+    ``claims`` are limits from beside the URDF's joints; the tightest holds. Raises ``RobotFileError`` where a mimic cannot stay in
+    its range, or its limits are unknown and would have to be embedded.
     """
-    known = _sources(urdf, joints, where, more)
+    known = gather(urdf, joints, where, claims)
     if embed:
         _refuse_unknown_mimics(known)
     todo: list[str] = []
@@ -70,7 +49,7 @@ def limit_lines(urdf: Urdf, joints: tuple[str, ...], embed: bool, where: str, mo
     for mimic in known.mimics:
         lines.append(f"# {text(mimic.joint)} is not commanded: it mimics {text(mimic.master)}, {mimic.multiplier:g} times its "
                      f"position{f' plus {mimic.offset:g}' if mimic.offset else ''}")
-    lines += _doubts(urdf, joints)
+    lines += _doubts(known)
     lines += _fallback(known, todo)
     entries = {joint: _entry(known, joint, embed, todo) for joint in joints}
     if not embed:
@@ -78,7 +57,8 @@ def limit_lines(urdf: Urdf, joints: tuple[str, ...], embed: bool, where: str, mo
     kept = {joint: (keys, note) for joint, (keys, note) in entries.items() if keys}
     if kept:
         lines.append(f"limits:  # {'instead of' if embed else 'over'} the URDF")
-        lines += [f"  {text(joint)}: {{{', '.join(keys)}}}{f'  # {note}' if note else ''}" for joint, (keys, note) in kept.items()]
+        lines += [f"  {text(joint)}: {{{', '.join(keys)}}}{f'  # {plain(note)}' if note else ''}"
+                  for joint, (keys, note) in kept.items()]
     else:
         lines.append(f"# limits: {{{text(joints[0])}: {{velocity: 0.5}}}}  # what is to be tighter than the URDF has it")
     return LimitLines(tuple(lines), tuple(todo))
@@ -98,40 +78,7 @@ def inward(lower: float, upper: float) -> tuple[float, float]:
     return (low, high) if lower <= low < high <= upper else (lower, upper)
 
 
-def _sources(urdf: Urdf, joints: tuple[str, ...], where: str, more: JointLimitsFile) -> _Sources:
-    """URDF and joint limits file put together as the reader of robot files will, with ``UNKNOWN`` for what both lack."""
-    mimics = [mimic.joint for mimic in urdf.mimics.values() if mimic.master in joints]
-    told = {joint: _told(urdf, joint, more) for joint in (*joints, *mimics)}
-    entries: dict[str, dict[str, Any]] = {}
-    for joint in told:
-        unknown = {"position": [-UNKNOWN, UNKNOWN], "velocity": UNKNOWN}
-        lacking = {kind: value for kind, value in unknown.items() if getattr(urdf.joints[joint], kind) is None}
-        entries[joint] = lacking | told[joint]
-    limits, following, origin = resolve_limits({"limits": entries, "fallback": {"acceleration": 1.0}}, joints, urdf, where)
-    sliding = tuple(joint for joint in joints if urdf.joints[joint].type == "prismatic")
-    apart = sliding if len(sliding) < len(joints) else ()
-    return _Sources(urdf, joints, following, limits, origin, told, text(more.name), apart)
-
-
-def _told(urdf: Urdf, joint: str, more: JointLimitsFile) -> dict[str, Any]:
-    """What the joint limits file has for a joint, without what the URDF has as tight or tighter."""
-    own = urdf.joints[joint]
-    told = dict(more.values.get(joint, {}))
-    if own.velocity is not None and told.get("velocity", UNKNOWN) >= own.velocity:
-        told.pop("velocity", None)
-    if "position" in told:
-        lower, upper = own.position or (-UNKNOWN, UNKNOWN)
-        low, high = max(told["position"][0], lower), min(told["position"][1], upper)
-        if not low < high:
-            raise RobotFileError(f"joint '{joint}': {more.name} has the range {list(told['position'])} and {urdf.path} has "
-                                 f"{[lower, upper]}, which have nothing in common. Correct one of them.")
-        told["position"] = [low, high]
-        if (low, high) == (lower, upper):
-            del told["position"]
-    return told
-
-
-def _fallback(known: _Sources, todo: list[str]) -> Iterator[str]:
+def _fallback(known: Sources, todo: list[str]) -> Iterator[str]:
     """The accelerations and jerks that nobody gives, for all joints of one unit."""
     rest = [joint for joint in known.joints if joint not in known.apart]
     for joints, kinds in (
@@ -156,20 +103,22 @@ def _fallback(known: _Sources, todo: list[str]) -> Iterator[str]:
             todo += [f"robot.fallback.{kind}" for kind in kinds]
 
 
-def _entry(known: _Sources, joint: str, embed: bool, todo: list[str]) -> tuple[list[str], str]:
+def _entry(known: Sources, joint: str, embed: bool, todo: list[str]) -> tuple[list[str], str]:
     """(keys of a joint's entry, comment)."""
-    own, row, told = known.urdf.joints[joint], known.joints.index(joint), known.told[joint]
+    row, told = known.joints.index(joint), known.told[joint]
     keys, notes = _lacking(known, joint, todo)
     for kind in ("position", "velocity"):
         if known.lacks(joint, kind) or not (embed or kind in told):
             continue
         keys.append(_written(kind, known.limits, row) if embed else _own(kind, told[kind]))
-        by = known.file if kind in told else text(known.origin[joint][kind]).replace("urdf", "")
+        by = known.by[joint][kind] if kind in told else text(known.origin[joint][kind]).replace("urdf", "")
         notes += [f"{kind}: {by}"] if by else []
-    if embed and own.effort is not None:
-        keys.append(f"effort: {number(own.effort)}")
+    effort = _effort(known, joint)
+    if effort is not None and (embed or "effort" in told):
+        keys.append(_own("effort", effort))
+    notes += _by(known, joint, ("effort",))
     keys += [_written(kind, known.limits, row) if embed else _own(kind, told[kind]) for kind in ADDED if kind in told]
-    notes += [f"{' and '.join(kind for kind in ADDED if kind in told)}: {known.file}"] if set(ADDED) & set(told) else []
+    notes += _by(known, joint, ADDED)
     for kind in ADDED if joint in known.apart else ():
         if known.lacks(joint, kind):
             keys.append(f"{kind}: TODO")
@@ -181,15 +130,24 @@ def _entry(known: _Sources, joint: str, embed: bool, todo: list[str]) -> tuple[l
     return keys, "; ".join(notes)
 
 
-def _mimic_entry(known: _Sources, joint: str, todo: list[str]) -> tuple[list[str], str]:
+def _mimic_entry(known: Sources, joint: str, todo: list[str]) -> tuple[list[str], str]:
     """(keys, comment) of a mimic, whose limits narrow its master's."""
     keys, notes = _lacking(known, joint, todo)
     told = known.told[joint]
     keys += [_own(kind, value) for kind, value in told.items()]
-    return keys, "; ".join(notes + ([f"{' and '.join(told)}: {known.file}"] if told else []))
+    return keys, "; ".join(notes + _by(known, joint, tuple(told)))
 
 
-def _lacking(known: _Sources, joint: str, todo: list[str]) -> tuple[list[str], list[str]]:
+def _by(known: Sources, joint: str, kinds: Sequence[str]) -> list[str]:
+    """Where those of ``kinds`` come from that are not the URDF's own, kinds of one source together."""
+    sources: dict[str, list[str]] = {}
+    for kind in kinds:
+        if kind in known.told[joint]:
+            sources.setdefault(known.by[joint][kind], []).append(kind)
+    return [f"{' and '.join(names)}: {source}" for source, names in sources.items()]
+
+
+def _lacking(known: Sources, joint: str, todo: list[str]) -> tuple[list[str], list[str]]:
     """TODO for the range and the speed that nobody gives, and the reasons."""
     keys, notes = [], []
     for kind, blank in (("position", "[TODO, TODO]"), ("velocity", "TODO")):
@@ -212,7 +170,7 @@ def _written(kind: str, limits: JointLimits, row: int) -> str:
     return _own("position", inward(float(limits.lower[row]), float(limits.upper[row])))
 
 
-def _refuse_unknown_mimics(known: _Sources) -> None:
+def _refuse_unknown_mimics(known: Sources) -> None:
     for mimic in known.mimics:
         reasons = [f"{kind}: {known.urdf.joints[mimic.joint].reasons[kind]}" for kind in ("position", "velocity")
                    if known.lacks(mimic.joint, kind)]
@@ -225,12 +183,12 @@ def _refuse_unknown_mimics(known: _Sources) -> None:
             )
 
 
-def _found(known: _Sources) -> Iterator[str]:
+def _found(known: Sources) -> Iterator[str]:
     """A comment line for each joint, with what its sources and its mimics leave of it."""
     yield "# From the URDF, with soft limits, mimics and the entries below taken into account:"
     limits = known.limits
     for row, joint in enumerate(known.joints):
-        effort, sliding = known.urdf.joints[joint].effort, known.slides(joint)
+        effort, sliding = _effort(known, joint), known.slides(joint)
         ends = f"{limits.lower[row]:.4g} to {limits.upper[row]:.4g} {_unit(sliding, 0)}"
         what = [
             "range TODO" if known.lacks(joint, "position") else "no ends" if limits.continuous[row] else ends,
@@ -246,8 +204,19 @@ def _narrowing(origin: dict[str, str]) -> list[str]:
     return sorted({by for kind, by in origin.items() if kind not in ADDED and by.startswith("mimic ")})
 
 
-def _doubts(urdf: Urdf, joints: tuple[str, ...]) -> Iterator[str]:
-    """Numbers of the URDF that look as if nobody had looked them up."""
+def _effort(known: Sources, joint: str) -> float | None:
+    effort: float | None = known.told[joint].get("effort", known.urdf.joints[joint].effort)
+    return effort
+
+
+def _doubts(known: Sources) -> Iterator[str]:
+    """Numbers that look as if nobody had looked them up."""
+    urdf, joints = known.urdf, known.joints
+    ranges = {joint: told.get("position", urdf.joints[joint].position) for joint, told in known.told.items()}
+    degrees = [joint for joint, ends in ranges.items() if ends and urdf.joints[joint].type == "revolute"
+               and math.isfinite(ends[0]) and max(-ends[0], ends[1]) > WIDEST]
+    if degrees:
+        yield f"# CHECK: a range beyond -4π or 4π rad looks like degrees: {text(degrees)}"
     for kind, most in (("velocity", 30.0), ("effort", 1000.0)):
         values = {joint: getattr(urdf.joints[joint], kind) for joint in joints if getattr(urdf.joints[joint], kind) is not None}
         large = [joint for joint, value in values.items() if value > most]
@@ -255,7 +224,7 @@ def _doubts(urdf: Urdf, joints: tuple[str, ...]) -> Iterator[str]:
             yield f"# CHECK: {kind} above {most:g} in the URDF is seldom a real limit: {text(large)}"
         elif len(values) > 2 and len(set(values.values())) == 1:
             yield f"# CHECK: all joints have {kind} {next(iter(values.values())):g} in the URDF; a data sheet may tell them apart"
-        if kind == "effort" and values:
+        if kind == "effort" and any(_effort(known, joint) is not None for joint in joints):
             yield "# CHECK: the joint states have efforts in N·m or N; where they are currents, put 'effort: .inf' into limits"
 
 

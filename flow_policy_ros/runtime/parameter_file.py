@@ -40,7 +40,7 @@ class Section:
 
 
 def read_parameters(path: Path) -> list[Section]:
-    """The sections of a file, general ones first, so that a later one goes before those ahead of it, as at a node's start.
+    """The sections of a file, general ones first, so that a later one goes before those ahead of it.
 
     Raises ``RobotFileError`` for a file that cannot be read, ``ParameterError`` for one of another form.
     """

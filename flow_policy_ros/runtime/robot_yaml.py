@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,32 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key given twice: of two limits for one joint YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        seen: set[Any] = set()
+        twice: set[str] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, Hashable):  # what is not, the base class refuses
+                if name in seen:
+                    twice.add(str(name))
+                seen.add(name)
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} given twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{sorted(twice)} given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def strictly(content: str) -> Any:
+    """``content`` as ``read_yaml`` reads a file. Raises ``yaml.YAMLError``, also for a key given twice."""
+    return load_yaml(content, _Loader)
 
 
 def read_yaml(path: Path, what: str, example: str) -> Any:
     """The content of ``path``. ``what`` ("robot file") opens the messages, ``example`` is a file that would do."""
     try:
-        return load_yaml(path.read_text(encoding="utf-8"), _Loader)
+        return strictly(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RobotFileError(f"{what} {path} cannot be read: {error.strerror}. Give the path of a YAML file "
                              f"such as {example}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RobotFileError(f"{what} {path} is not YAML: {error}. Give a text file such as {example}.") from error
 
 
@@ -105,6 +117,11 @@ def text(value: Any) -> str:
     odd = not all(str(word).isprintable() for word in words)
     value = list(value) if isinstance(value, tuple) else value
     dumped = yaml.safe_dump(
-        [value], default_flow_style=True, default_style='"' if odd else None, width=10**9, sort_keys=False, allow_unicode=True
+        [value], default_flow_style=True, default_style='"' if odd else None, width=10**9, sort_keys=False, allow_unicode=not odd
     )
     return dumped.strip()[1:-1]
+
+
+def plain(words: str) -> str:
+    """``words`` within a comment: a character that could end the line, or be seen as another, stands as its number."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in words)

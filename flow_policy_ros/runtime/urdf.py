@@ -93,6 +93,7 @@ def _joint(element: ElementTree.Element, soft_margin: float, where: str) -> Urdf
     if not name or not kind:
         raise RobotFileError(f"{where}: a joint has name '{name}' and type '{kind}'. Give every joint both.")
     limit = element.find("limit")
+    _refuse_odd(element, f"{where}: joint {name!r}")
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for key in ("velocity", "effort"):
@@ -110,6 +111,16 @@ def _joint(element: ElementTree.Element, soft_margin: float, where: str) -> Urdf
     return UrdfJoint(name, kind, position, values["velocity"], values["effort"], reasons)
 
 
+def _refuse_odd(joint: ElementTree.Element, here: str) -> None:
+    """Refuse line breaks and the like where numbers stand: they are quoted in messages and comments."""
+    for tag in ("limit", "safety_controller", "mimic"):
+        found = joint.find(tag)
+        for key, text in () if found is None else found.items():
+            if key != "joint" and not text.isprintable():
+                raise RobotFileError(f"{here}: <{tag}> has {key} {text!r}, with characters that no number has. "
+                                     "Write a plain number.")
+
+
 def _number(element: ElementTree.Element | None, key: str, default: float | None = None) -> tuple[float | None, str]:
     """(number, "") or (None, why not); ``default`` where the attribute is absent."""
     text = None if element is None else element.get(key)
@@ -118,7 +129,7 @@ def _number(element: ElementTree.Element | None, key: str, default: float | None
     try:
         value = float(text)
     except ValueError:
-        return None, f"the URDF has '{text}'"
+        return None, f"the URDF has {text!r}"
     return (value, "") if math.isfinite(value) else (None, f"the URDF has {value}")
 
 

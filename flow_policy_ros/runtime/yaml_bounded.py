@@ -16,7 +16,8 @@ MOST_NODES = 1_000_000
 def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """As ``yaml.safe_load``, by the safe loader or one derived from it.
 
-    Raises ``yaml.YAMLError``, also for more than ``MOST_NODES`` and for an alias within itself.
+    Raises ``yaml.YAMLError``, also for more than ``MOST_NODES`` for an alias within itself, and for a value that
+    is not what its form or tag says (2020-13-45).
     """
     reading = loader(text)
     try:
@@ -25,7 +26,10 @@ def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
             return None
         if _count(node, {}) > MOST_NODES:
             raise yaml.YAMLError(f"its aliases stand for more than {MOST_NODES} values; write out what they stand for")
-        return reading.construct_document(node)
+        try:
+            return reading.construct_document(node)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:  # 2020-13-45, !!int x, !!bool x, !!timestamp x
+            raise yaml.YAMLError(f"a value in it is not what it looks like or its tag says: {error}") from error
     finally:
         reading.dispose()
 

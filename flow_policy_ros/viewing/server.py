@@ -22,6 +22,10 @@ ADDRESS = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 PAGES = 8
 """So many pages may be open."""
+CONNECTIONS = 48
+"""So many connections may be open; a browser makes up to six for a page."""
+IDLE_S = 5.0
+"""A connection on which nothing is asked for this long is ended."""
 SILENCE_S = 5.0
 """A page hears at least this often, so that it knows that the connection is alive."""
 SLOW_S = 20.0
@@ -79,7 +83,29 @@ def page() -> bytes:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # an open page would hold the end up
-    request_queue_size = 16
+    request_queue_size = 128  # who does not fit in tries again after a second
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for a connection, as long as there is room; one too many is closed."""
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be begun
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A page that has gone is nothing to tell of."""
@@ -92,9 +118,16 @@ class _Handler(BaseHTTPRequestHandler):
     page: bytes
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "flow_policy", ""
-    timeout = SLOW_S
+    timeout = IDLE_S
 
     def do_GET(self) -> None:
+        self.connection.settimeout(SLOW_S)  # what is being answered is no longer idle
+        try:
+            self._get()
+        finally:
+            self.connection.settimeout(self.timeout)
+
+    def _get(self) -> None:
         host = self.headers.get("Host", "").lower()
         if host.rpartition(":")[0] not in NAMES and host not in NAMES:
             return self._answer(403, "text/plain", b"Only for pages of this machine: open the address that was printed.\n")
