@@ -97,6 +97,8 @@ def test_events_go_on_where_a_page_left_off(shown: Shown) -> None:
     rest = [name for name, event, _ in events(shown.url, ids[-5]) if event == "snapshot"]
     assert rest == ids[-4:]
     other = [name for name, _, _ in events(shown.url, "another-7")]
+    huge = ids[0].partition("-")[0] + "-" + "9" * 6000
+    assert [name for name, _, _ in events(shown.url, huge)][: len(ids)] == ids
     assert other[: len(ids)] == ids  # of another run: from the beginning
 
 

@@ -258,13 +258,22 @@ def _policy(options: PolicyOptions, robot: Robot) -> dict[str, Value]:
     return chosen | ({"policy.instruction": options.instruction} if options.instruction else {})
 
 
+def _detector(name: str) -> Path:
+    try:
+        return resources.checkpoint(name)
+    except resources.ResourceError as error:
+        raise resources.ResourceError(
+            f"no detector '{name}' for the perception node: give --detector, or --observation state without cameras. {error}"
+        ) from error
+
+
 def _perception(options: PolicyOptions, robot: Robot) -> dict[str, Value]:
     """What is not given is left to the robot file."""
     extractor = options.extractor or str(robot.parameters.get("perception.extractor", "detections"))
     chosen: dict[str, Value] = {"perception.extractor": extractor}
     if extractor not in OF_A_MODEL:
         if options.detector or "perception.detector" not in robot.parameters:
-            chosen["perception.detector"] = str(resources.checkpoint(options.detector or f"{robot.name}_detector"))
+            chosen["perception.detector"] = str(_detector(options.detector or f"{robot.name}_detector"))
         return chosen
     if options.model:
         chosen["perception.model"] = options.model

@@ -17,7 +17,7 @@ from flow_policy_ros.runtime.new_robot_sources import Sources, gather
 from flow_policy_ros.runtime.robot_yaml import RobotFileError, plain, text
 from flow_policy_ros.runtime.urdf import Urdf
 
-BEGIN_S = 0.25
+BEGIN_S = 1.0
 """Full speed is reached in this time with the acceleration that a comment proposes to begin with."""
 SETTLE_S = 0.05
 """And that acceleration in this."""
@@ -89,7 +89,7 @@ def _fallback(known: Sources, todo: list[str]) -> Iterator[str]:
             continue
         if joints is rest or not todo:
             yield (f"# TODO: {' and '.join(kinds)}, which {'is' if len(kinds) == 1 else 'are'} in no URDF: from the data sheet, or "
-                   "measured, or small to begin with.")
+                   "measured, or small to begin with: the manufacturer's may be lower than what is proposed here.")
         speeds = [float(known.limits.velocity[known.joints.index(j)]) for j in joints if not known.lacks(j, "velocity")]
         if speeds:
             first = {"acceleration": min(speeds) / BEGIN_S, "jerk": min(speeds) / BEGIN_S / SETTLE_S}

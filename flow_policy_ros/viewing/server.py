@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.feed.viewers >= PAGES:
             return self._answer(503, "text/plain", f"{PAGES} pages are open already; close one.\n".encode())
         run, _, last = self.headers.get("Last-Event-ID", "").partition("-")
-        number = int(last) if run == self.feed.run and last.isascii() and last.isdigit() else 0
+        number = int(last) if run == self.feed.run and last.isascii() and last.isdigit() and len(last) < 12 else 0
         self.send_response(200)
         self._headers("text/event-stream", "no-store")
         self.send_header("Connection", "close")
