@@ -106,7 +106,8 @@ def test_bytes_that_are_no_chunk_change_nothing(shared_rig: Rig, broken: str) ->
     before, count = rejections(rig), rig.moves()
     with rig.ears.insisting(lambda: rig.chunks.publish(sent)):
         rig.reports.wait_for(
-            lambda s: s.name == "command" and sum(int(v) for k, v in values(s).items() if k.startswith("rejections.")) >= before + 3,
+            lambda s: s.name == "command"
+            and sum(int(v) for k, v in values(s).items() if k.startswith("rejections.")) >= before + 3,
             len(rig.reports.messages),
             f"{broken}: nothing is refused",
         )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState as JointStateMsg
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Bool
@@ -19,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.messages import MessageError, chunk_from_message, joint_state_from_message
+from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.joint_order import BadInput
 from flow_policy_ros.runtime.parameters import CommandParameters
 from flow_policy_ros.runtime.robot import Robot
@@ -137,11 +137,7 @@ class CommandInputs:
 
     def _read(self, message: bytes, received: int) -> None:
         try:
-            trajectory = deserialize_message(message, JointTrajectory)
-        except Exception as error:  # rmw's own, of no common kind; raw messages come here as somebody wrote them
-            self._refuse("chunk_malformed", MessageError(f"chunk of {len(message)} bytes is no JointTrajectory: {error}."))
-            return
-        try:
+            trajectory = opened(message, JointTrajectory)
             chunk = chunk_from_message(trajectory)
             if self._lockstep:
                 received = _tick_of(trajectory)

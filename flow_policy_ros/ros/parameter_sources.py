@@ -73,8 +73,8 @@ def refuse_strangers(given: Sequence[Given], paths: Sequence[str]) -> None:
 def from_file(module: str, path: str, file: Path) -> dict[str, Value]:
     """What a parameter file says for the node with the full name ``path``, checked.
 
-    Blocks of other nodes, and what ROS itself declares, are passed over. Raises ``ParameterError`` or ``RobotFileError``, also where
-    two blocks that mean the node disagree: ROS takes the later one, readers expect the narrower one.
+    Blocks of other nodes, and what ROS itself declares, are passed over. Raises ``ParameterError`` or ``RobotFileError``, also
+    where two blocks that mean the node disagree: ROS takes the later one, readers expect the narrower one.
     """
     found: dict[str, Value] = {}
     for section in read_parameters(file):
