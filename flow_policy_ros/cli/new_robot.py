@@ -33,8 +33,8 @@ class Arguments:
     variables: tuple[str, ...] = ()
     """Values of $(var NAME) in the controller's joints, as NAME:=VALUE, where the URDF's names do not tell them."""
     joint_limits: Path | None = None
-    """MoveIt's joint_limits.yaml of the robot, for accelerations and jerks, and for ranges, soft limits, speeds and efforts where it is
-    tighter."""
+    """MoveIt's joint_limits.yaml of the robot, for accelerations and jerks, and for ranges, soft limits, speeds and efforts where
+    it is tighter."""
     groups: tuple[str, ...] = ()
     """Groups of joints as NAME=JOINT,JOINT instead of those guessed from the URDF."""
     name: str = ""
