@@ -118,7 +118,7 @@ def test_a_sound_robot_has_no_problem(launcher: Launcher, ears: Ears, tmp_path: 
     assert (code, content["ok"], bad) == (0, True, {})
     topics = {topic["name"]: topic for topic in content["topics"]}
     assert topics["/joint_states"]["publishers"] == ["/test"] and topics["/joint_states"]["rate_hz"] > 0.9 * RATE / 2
-    assert 0 <= topics["/joint_states"]["age_ms"]["p50"] < 1000 and topics["/front/image"]["count"] > 5
+    assert 0 <= topics["/joint_states"]["age_ms"]["p50"] < 1000 and topics["/front/image"]["count"] > 1
     assert {"/command_node", "/controller"} <= set(content["nodes"])
     said = {check["name"]: check for check in content["checks"]}
     assert said["/joint_command"]["found"] == "obeyed by /controller"
