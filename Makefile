@@ -1,4 +1,4 @@
-# Each target does all the set-up it needs, once: see scripts/setup.sh. VENV and PYTHON may be set.
+# Each target does all the set-up it needs, once: see scripts/setup.sh. VENV, PYTHON, WHEELS and TORCH may be set.
 VENV ?= .venv
 export VENV
 
@@ -14,6 +14,8 @@ help:
 	@echo "make doctor   set up, then say what was found on this machine"
 	@echo "make benchmarks EXPERT=folder  set up, then a small Adroit table in minutes"
 	@echo "make setup    only the set-up: $(VENV) with pinned dependencies, ROS 2, libraries for rendering"
+	@echo "              (PYTHON=python3.12 makes it with that one; WHEELS=jazzy takes Jazzy's wheels; TORCH=without leaves torch out,"
+	@echo "              and tests that need it are skipped; VENV=.venv_jazzy keeps it apart from another)"
 	@echo "make clean    remove what was built, but not $(VENV)"
 
 setup:

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Sets up a machine that has Python >= 3.10 and nothing else: system libraries, a virtual environment, pinned dependencies,
 # ROS 2 (the sourced one, else the wheels of the package index). Does nothing when nothing has changed since the last time.
+# VENV, PYTHON: the virtual environment's folder, the interpreter to make it with. WHEELS: whose wheels, kilted or jazzy.
+# TORCH=without: leaves out torch and all that asks for it. A virtual environment remembers the last two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
 STAMP="$VENV/.setup_stamp"
+TORCH=${TORCH:-}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf 'set-up: %s\n' "$*"; }
@@ -63,15 +66,27 @@ make_venv() {
     "$python" -m venv "${flags[@]}" "$VENV"
 }
 
+# The distribution whose wheels are in the virtual environment; nothing when there are none.
+wheels_in_venv() {
+    local metadata name
+    for metadata in "$VENV"/lib/python3*/site-packages/ros_*_rclpy-*.dist-info; do
+        if [ -d "$metadata" ]; then name=${metadata##*/ros_} && echo "${name%%_rclpy-*}"; fi
+    done
+}
+
 pair_of_venv() { # such as py311-kilted
-    local distribution=kilted
-    ! sees_sourced_ros "$VENV/bin/python" || distribution=$ROS_DISTRO
-    "$VENV/bin/python" -c 'import sys; print("py%d%d-%s" % (*sys.version_info[:2], sys.argv[1]))' "$distribution"
+    local distribution=${WHEELS:-$(wheels_in_venv)}
+    if sees_sourced_ros "$VENV/bin/python"; then
+        [ -z "${WHEELS:-}" ] || die "WHEELS is '$WHEELS', but this shell has sourced ROS 2 '$ROS_DISTRO', which is taken before any wheels." \
+            "Unset WHEELS, or start from a shell that does not source it."
+        distribution=$ROS_DISTRO
+    fi
+    "$VENV/bin/python" -c 'import sys; print("py%d%d-%s" % (*sys.version_info[:2], sys.argv[1]))' "${distribution:-kilted}"
 }
 
 # What the set-up is made from; PWD, since programs in a virtual environment hold its path.
 fingerprint() {
-    { echo "$1 $PWD"; cat requirements/*.txt "constraints/$1.txt" setup.py scripts/setup.sh 2>/dev/null; } | sha256sum | cut -d' ' -f1
+    { echo "$1 $PWD $TORCH"; cat requirements/*.txt "constraints/$1.txt" setup.py scripts/setup.sh 2>/dev/null; } | sha256sum | cut -d' ' -f1
 }
 
 rendering_libraries() {
@@ -103,20 +118,29 @@ dependencies() {
         constraints=/dev/null
     fi
     sees_sourced_ros "$VENV/bin/python" || files+=(-r requirements/ros.txt)
-    say "torch (for a machine without a GPU, its CPU build spares gigabytes: see README)"
-    "${pip[@]}" -c "$constraints" -r requirements/torch.txt
+    if [ "$TORCH" = without ]; then
+        say "without torch: the command node, robot files, recordings and views work; policies, training and detection do not"
+    else
+        say "torch (for a machine without a GPU, its CPU build spares gigabytes: see README)"
+        "${pip[@]}" -c "$constraints" -r requirements/torch.txt
+        files+=(-r requirements/with_torch.txt)
+    fi
     say "everything else"
-    "${pip[@]}" -c "$constraints" "${files[@]}"
+    WHEELS=${pair#*-} "${pip[@]}" -c "$constraints" "${files[@]}"
     "${pip[@]}" -c "$constraints" --no-deps -r requirements/no_deps.txt -r requirements/benchmarks.txt
     "${pip[@]}" --no-deps --no-build-isolation -e .
 }
 
+case "${WHEELS:-kilted}" in kilted | jazzy) ;; *) die "WHEELS is '$WHEELS'; there are wheels of kilted and jazzy." ;; esac
+case "$TORCH" in "" | without) ;; *) die "TORCH is '$TORCH'; leave it unset, or say TORCH=without." ;; esac
 if [ -f "$STAMP" ] && [ -x "$VENV/bin/python" ]; then
     pair=$(pair_of_venv)
-    read -r made_for made_from <"$STAMP"
+    read -r made_for made_from made_how <"$STAMP"
+    TORCH=${TORCH:-${made_how:-}}
     [ "$made_for" = "$pair" ] ||
-        die "$VENV was set up for $made_for, but this shell has $pair. Source (or do not source) the same ROS installation as then;" \
-            "or remove $VENV, or set VENV to another folder, and run this again."
+        die "$VENV was set up for $made_for, but this shell has $pair. Source (or do not source) the same ROS installation as then," \
+            "and give the same WHEELS; or remove $VENV, or set VENV to another folder, and run this again."
+    [ "$TORCH" = "${made_how:-}" ] || die "$VENV was set up with torch; set VENV to another folder, and run this again."
     [ "$made_from" != "$(fingerprint "$pair")" ] || exit 0
 fi
 "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
@@ -124,8 +148,10 @@ rendering_libraries
 browser_for_tests
 pair=$(pair_of_venv)
 dependencies "$pair"
-"$VENV/bin/python" -c 'import rclpy, torch, flow_policy_ros' ||
-    die "the set-up ran, but rclpy, torch or flow_policy_ros cannot be imported (see above). Remove $VENV and run this again;" \
+needed="rclpy, flow_policy_ros"
+[ "$TORCH" = without ] || needed="torch, $needed"
+"$VENV/bin/python" -c "import $needed" ||
+    die "the set-up ran, but one of $needed cannot be imported (see above). Remove $VENV and run this again;" \
         "with a ROS installation of another Python on PYTHONPATH, start from a shell that does not source it."
-echo "$pair $(fingerprint "$pair")" >"$STAMP"
-say "done, for $pair"
+echo "$pair $(fingerprint "$pair") $TORCH" >"$STAMP"
+say "done, for $pair${TORCH:+, $TORCH torch}"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import without_torch
 from stalls import Heart, SecondTries
 
 from flow_policy_ros.ros.domain import free_domain
@@ -27,8 +28,9 @@ os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fa
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Measure how the machine keeps time, from the first test on."""
+    """Measure how the machine keeps time, from the first test on; a missing torch is no error."""
     config.pluginmanager.register(SecondTries(Heart()), "second tries")
+    config.pluginmanager.register(without_torch.WithoutTorch(without_torch.missing()), "without torch")
 
 
 @pytest.fixture(scope="session")

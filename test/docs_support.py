@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,20 @@ def refusal(words: list[str]) -> str:
         return ""
     if words[0] not in COMMANDS:
         return f"there is no command '{words[0]}'"
-    real, output = tyro.cli, io.StringIO()
+    output = io.StringIO()
 
-    def read(*given: Any, **options: Any) -> Any:
-        real(*given, **options)
-        raise Understood
+    def only(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*given: Any, **options: Any) -> Any:
+            real(*given, **options)
+            raise Understood
 
-    with mock.patch.object(tyro, "cli", read), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        return read
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(tyro, "cli", only(tyro.cli)))
+        stack.enter_context(mock.patch.object(argparse.ArgumentParser, "parse_args", only(argparse.ArgumentParser.parse_args)))
+        stack.enter_context(contextlib.redirect_stdout(output))
+        stack.enter_context(contextlib.redirect_stderr(output))
         try:
             code = main(words)
         except Understood:

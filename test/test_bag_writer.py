@@ -73,13 +73,20 @@ def test_a_demonstration_becomes_a_bag(tmp_path: Path) -> None:
     np.testing.assert_array_equal([m.data.view("<f4") for topic, _, m in read if topic == "/features/objects"], objects[:, 0])
 
 
-def test_an_episode_of_a_policy_has_its_object_state(tmp_path: Path) -> None:
+def test_an_episode_of_a_policy_has_its_object_state_and_says_how_it_went(tmp_path: Path, root: Path) -> None:
     from flow_policy_ros.evaluation.bag import write_bag
     from flow_policy_ros.evaluation.record import EpisodeRecord
 
     stamps, rows = STAMP + 10_000_000 * np.arange(3), np.arange(6.0).reshape(3, 2)
     seen = [Features(stamp, "objects", np.full((1, 2), k, np.float32)) for k, stamp in enumerate(stamps.tolist())]
-    write_bag(tmp_path / "bag", EpisodeRecord(0, True, 1, ("a", "b"), stamps, rows, rows, ["active"] * 3, [], [], features=seen))
+    robot = load_robot(root / "config/robots/adroit_door.yaml")
+    for success in (True, False):
+        record = EpisodeRecord(7, success, 1, ("a", "b"), stamps, rows, rows, ["active"] * 3, [], [], features=seen)
+        write_bag(tmp_path / f"{success}", record, "door", robot)
+        assert noted_success(tmp_path / f"{success}") is success
+    (tmp_path / "True").rename(tmp_path / "bag")
+    custom = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    assert custom == {"robot": "adroit_door", "task": "door", "success": "true", "seed": "7"}
     with AnyReader([tmp_path / "bag"]) as reader:
         read = [(t, reader.deserialize(raw, c.msgtype).data.view("<f4").tolist()) for c, t, raw in reader.messages()
                 if c.topic == "/features/objects"]

@@ -30,7 +30,8 @@ def limits_fixture(root):
 def test_the_node_is_measured_beside_its_opponents(tmp_path, capfd) -> None:
     pytest.importorskip("rclpy")
     file = tmp_path / "f.json"
-    code = main(["bench", "control", "--rate", "100", "--seconds", "1", "--load", "--json", str(file)])
+    command = ["bench", "control", "--robot", "adroit_relocate", "--rate", "100", "--seconds", "1", "--load"]
+    code = main([*command, "--json", str(file)])
     printed = capfd.readouterr()
     figures = json.loads(printed.out)
     assert figures == json.loads(file.read_text())
@@ -59,6 +60,7 @@ def test_the_node_is_measured_beside_its_opponents(tmp_path, capfd) -> None:
         (["--seconds", "0"], "command.statistics_s is 0.0 s, expected 0.1 to 60.0"),
         (["--priority", "100"], "command.realtime_priority is 100, expected 0 to 99"),
         (["--json", "nowhere/f.json"], "the folder nowhere does not exist"),
+        (["--robot", "adroit_dor"], "robot file 'adroit_dor' does not exist"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_started(command, message, capsys) -> None:

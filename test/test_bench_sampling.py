@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from flow_policy_ros.cli.bench_sampling import untrained
+from flow_policy_ros.cli import bench_training
+from flow_policy_ros.cli.bench_sampling import loaded, untrained
 from flow_policy_ros.cli.bench_scaling import AXES, as_expected, exponent
 from flow_policy_ros.cli.main import main
 from flow_policy_ros.cli.sampling_limits import Machine, Work, counted, limits_ms
@@ -17,6 +18,7 @@ from flow_policy_ros.cli.sampling_opponents import lerobot_rows, torchdiffeq_chu
 from flow_policy_ros.evaluation.scaling_plot import svg
 from flow_policy_ros.flow.solvers import make_solver
 from flow_policy_ros.policy.deployed import empty_observation
+from flow_policy_ros.resources import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -122,9 +124,18 @@ def test_scaling_measures_and_draws(tmp_path, capsys):
     assert svg(rows, "a < b").count("&lt;") == 1
 
 
+def test_checkpoints_that_ship_go_by_their_names(tmp_path):
+    found = loaded((Path("adroit_door_state_h48"),))
+    assert list(found) == ["adroit_door_state_h48"] and found["adroit_door_state_h48"].contract.horizon == 48
+    assert loaded((checkpoint("adroit_door_state_h48"),)).keys() == {str(checkpoint("adroit_door_state_h48"))}
+    options = bench_training.Arguments(tmp_path, checkpoints=(Path("adroit_door_state_h48"),))
+    assert [row[:2] for row in bench_training.architectures(options)] == [("adroit_door_state_h48", "unet1d")]
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["sampling", "--checkpoints", "adroit_dor"], "checkpoint 'adroit_dor' does not exist"),
         (["sampling", "--backends", "eager", "tensorrt"], "--backends names tensorrt, expected some of: eager, onnx, openvino"),
         (["sampling", "--networks", "rnn"], "--networks names rnn, expected some of"),
         (["sampling", "--threads", "0"], "--threads is 0, expected at least 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_nodes_that_would_run_unprotected_are_refused(tmp_path: Path, monkeypatc
         (policy_bringup, PolicyOptions(robot="nope"), "'nope' does not exist"),
         (policy_bringup, PolicyOptions(checkpoint="nope"), "'nope' does not exist"),
         (policy_bringup, PolicyOptions(detector="nope"), "'nope' does not exist"),
-        (policy_bringup, PolicyOptions(parameters=("policy_node:policy.steps=5",)), "NODE:NAME:=VALUE"),
+        (policy_bringup, PolicyOptions(parameters=("policy_node:policy.steps",)), "NODE:NAME:=VALUE"),
         (policy_bringup, PolicyOptions(parameters=("sim_node:sim.seed:=5",)), "'sim_node', which is not started"),
         (policy_bringup, PolicyOptions(parameters=("policy_node:policy.stepps:=5",)), "policy.stepps"),
         (policy_bringup, PolicyOptions(parameters=("policy_node:command.rate_hz:=5",)), "no parameter 'command.rate_hz'"),
@@ -522,3 +523,25 @@ def test_every_kind_has_help_and_options(capsys: pytest.CaptureFixture[str]) -> 
         assert done.value.code == 0 and "--print" in capsys.readouterr().out
     with pytest.raises(ValueError, match="kinds are policy, sim"):
         command.main(["nope"])
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["dryrun:=true"], "no argument 'dryrun' here; did you mean 'dry_run'?"),
+        (["dry_run:=true"], "here it is --dry-run."),
+        (["lead:=false"], "here it is --no-lead."),
+        (["--observation", "state", "robot:=adroit_pen"], "here it is --robot adroit_pen."),
+        (["--parameters", "policy_node:policy.steps:=5", "dryrun:=true"], "did you mean 'dry_run'?"),
+    ],
+)
+def test_what_ros2_launch_takes_is_refused_with_what_is_to_be_written(words: list[str], error: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(error)):
+        command.main(["policy", *words, "--print"])
+
+
+def test_a_value_that_looks_so_is_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["policy_node:policy.steps:=5", "policy_node:policy.seed=6"]
+    assert command.main(["policy", "--instruction", "a:=b", "--print", "--parameters", *given]) == 0
+    shown = capsys.readouterr().out
+    assert "policy.instruction: a:=b" in shown and "policy.steps: 5" in shown and "policy.seed: 6" in shown

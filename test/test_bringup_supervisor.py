@@ -221,6 +221,14 @@ class Script(NodeSpec):
 supervisor.spec_of = lambda node: Script(node.module, {})
 supervisor.Supervisor(Bringup("", (NodeDescription(sys.argv[1], "command_node"),)), lambda line: print(line, flush=True)).run()
 """
+TALKING = """
+import os, signal, sys, time
+print('ready', flush=True)
+while not os.path.exists({0!r}): time.sleep(0.01)
+for k in range(3000): print('a line of some length, of which there are more than a pipe holds', k, flush=True)
+open({1!r}, 'w').close()
+signal.pause()
+"""
 TETHERED = """
 import os, signal, sys
 from flow_policy_ros.ros.processes import end_with_parent
@@ -248,3 +256,35 @@ def test_a_bring_up_that_is_killed_leaves_no_robot_moving(tmp_path: Path) -> Non
         time.sleep(0.02)
     runner.stdout.close()
     assert stopped.read_text() == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN])
+def test_ctrl_z_freezes_no_node(number: int, tmp_path: Path) -> None:
+    """A bring-up that is suspended reads no pipe, and a node that prints into a full one waits."""
+    go, talked = tmp_path / "go", tmp_path / "talked"
+    program = TALKING.format(str(go), str(talked))
+    runner = subprocess.Popen(
+        [sys.executable, "-c", KILLED, program], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: os.setpgid(0, 0),  # a job of its own, as a shell makes it: the kernel suspends no group without a shell
+    )  # fmt: skip
+    heard = Heard()
+    assert runner.stdout is not None
+    reader = threading.Thread(target=lambda: [heard(line) for line in runner.stdout or ()])
+    reader.start()
+    try:
+        heard.wait_for("[command_node] ready")
+        runner.send_signal(number)
+        if number == signal.SIGTSTP:
+            heard.wait_for("[bringup] is not suspended")
+        go.touch()
+        deadline = time.monotonic() + 30.0
+        while not talked.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert talked.exists(), "the node waits for a bring-up that is suspended"
+        runner.send_signal(signal.SIGINT)
+        runner.wait(PATIENCE_S)
+    finally:
+        if runner.poll() is None:
+            runner.kill()
+            runner.wait()
+        reader.join()

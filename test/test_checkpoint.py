@@ -1,7 +1,10 @@
 """Checkpoint folders: exact round trip, and one paragraph for everything that can be wrong with one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_policy import CONTRACT, make_checkpoint, make_observation
 
-from flow_policy_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from flow_policy_ros.cli.bench_sampling import untrained
+from flow_policy_ros.models.registry import NETWORKS
+from flow_policy_ros.policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from flow_policy_ros.policy.checkpoint_bounds import _Unfilled
+from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.runtime.contract import StreamContract
 
@@ -35,6 +42,19 @@ def test_round_trip_is_bit_equal(tmp_path, network):
     again, nfe_again = FlowPolicy.load(tmp_path).sample(make_observation(), 3, 1)
     np.testing.assert_array_equal(again, chunk)
     assert nfe == nfe_again == 6
+
+
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path):
+    """safetensors writes for the owner alone, and whoever copies a policy to a robot gets one that its account cannot read."""
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):  # written anew, too
+            save_checkpoint(tmp_path, make_checkpoint(), "# text\n")
+            (tmp_path / "model.safetensors.partial").touch(0o600)  # what an interrupted run left
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.suffix != ".partial"}
+    assert set(modes.values()) == {0o640} and "model.safetensors" in modes, modes
 
 
 def test_half_precision_is_loaded_as_single(tmp_path):
@@ -113,3 +133,27 @@ def test_damage_is_named_in_a_paragraph(folder, damage):
         load_checkpoint(folder)
     text = str(caught.value)
     assert message in text and str(folder) in text and "\n" not in text and len(text) > 60
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_is_counted_without_memory_whatever_it_is_made_of(network):
+    """All that a checkpoint holds is counted, and nothing but a few numbers takes memory."""
+    model = untrained((network,))[network].model
+    with _Unfilled():
+        counted = FlowModel(network, {}, model.network.shape).state_dict()
+    expected = model.state_dict()
+    assert {name: tensor.shape for name, tensor in counted.items()} == {name: tensor.shape for name, tensor in expected.items()}
+    assert sum(tensor.numel() for tensor in counted.values() if not tensor.is_meta) < 100
+
+
+def test_loading_does_not_import_what_it_does_not_need(tmp_path):
+    """Symbolic mathematics takes a second of a node's start; networks of every kind are loaded in a process of their own."""
+    for network, policy in untrained().items():
+        save_checkpoint(tmp_path / network, Checkpoint(policy.model, (policy.codec,)))
+    code = (
+        "import sys\nfrom flow_policy_ros.policy.checkpoint import load_checkpoint\n"
+        "for folder in sys.argv[1:]:\n    load_checkpoint(folder)\n    assert 'sympy' not in sys.modules, folder\n"
+    )
+    folders = [str(tmp_path / network) for network in NETWORKS]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

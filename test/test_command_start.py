@@ -195,9 +195,15 @@ def test_a_switch_that_was_never_pressed_lets_nothing_start() -> None:
     bench = Bench(deadman="bool")
     bench.go(START)
     assert bench.tick(5).state is GuardState.INACTIVE and not bench.positions
-    assert "not pressed" in (bench.loop.start_problem(bench.now) or "")
+    assert "never heard: nothing has come on command/deadman." in (bench.loop.start_problem(bench.now) or "")
     bench.loop.on_deadman(False, bench.now)
     assert bench.tick().state is GuardState.INACTIVE
+    assert "not pressed. Hold it." in (bench.loop.start_problem(bench.now) or "")
+    bench.loop.on_deadman(False, bench.now, "joy has 2 buttons.")
+    assert bench.tick().state is GuardState.INACTIVE
+    assert "cannot be read: joy has 2 buttons." in (bench.loop.start_problem(bench.now) or "")
+    bench.tick(30)
+    assert "silent: command/deadman was last heard 0.3" in (bench.loop.start_problem(bench.now) or "")
     bench.loop.on_deadman(True, bench.now)
     assert bench.tick().state is GuardState.STARTING
 

@@ -88,7 +88,9 @@ def test_a_page_says_state_delays_and_joints(robot: Robot) -> None:
     assert re.search(r"period error +p50 0.01 ms +p99 0.40 ms +max 12 ms +missed deadlines 2", shown)
     assert "scale 0.5 to 1" in shown and "acted in 10 of 200 ticks (5.0%)" in shown and "3 of 20 chunks slowed" in shown
     assert "chunk_names 4; last: chunk lacks joint elbow" in shown
-    (elbow,) = [line for line in shown.splitlines() if "elbow" in line and "+0.200" in line]
+    (elbow,) = [line for line in shown.splitlines() if "elbow" in line and "-0.200" in line]
+    assert "+0.010" in next(line for line in shown.splitlines() if "shoulder" in line)
+    assert "error = | − ●" in shown
     assert "-1.000" in elbow and "-1.200" in elbow and "v7 j1" in elbow and "●" in elbow
 
 
@@ -221,21 +223,34 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "") and json.loads(file.read_text())["state"] == "silent"
 
 
-def test_a_robot_in_a_name_space_is_not_taken_for_another(ears: Ears, tmp_path: Path) -> None:
-    """Of two robots each reports on its own topic; what the other says is nothing of this page."""
-    others = {"diagnostics": "fault", "left/diagnostics": "active"}
-    reports = {topic: ears.speak(DiagnosticArray, "/" + topic) for topic in others}
+@pytest.mark.parametrize(
+    ("others", "options"),
+    [
+        (
+            {("/diagnostics", "command"): "fault", ("/left/diagnostics", "left/command"): "active"},
+            ["--diagnostics", "/left/diagnostics"],
+        ),
+        ({("/diagnostics", "left/command"): "active", ("/diagnostics", "right/command"): "fault"}, []),
+    ],
+    ids=["topics of their own", "one topic"],
+)
+def test_a_robot_in_a_name_space_is_not_taken_for_another(
+    others: dict[tuple[str, str], str], options: list[str], ears: Ears, tmp_path: Path
+) -> None:
+    """What the other robot's command node says is nothing of this page."""
+    reports = {topic: ears.speak(DiagnosticArray, topic) for topic, _ in others}
     states = ears.speak(JointStateMsg, "/left/joint_states")
     arm = JointStateMsg(name=["shoulder", "elbow"], position=[0.25, 1.5])
 
     def say() -> None:
         states.publish(arm)
-        for topic, state in others.items():
-            said = status("command", OK, state, {"state": state, "faults": ""})
+        for (topic, name), state in others.items():
+            said = status(name, OK, state, {"state": state, "faults": ""})
+            said.hardware_id = name.replace("command", "arm")
             reports[topic].publish(diagnostics(ears.now(), said))
 
     with ears.insisting(say):
-        done = once(write_robot(tmp_path), "--namespace", "left", "--diagnostics", "/left/diagnostics", "--wait", "4")
+        done = once(write_robot(tmp_path), "--namespace", "left", *options, "--wait", "4")
     assert done.returncode == 0 and "ACTIVE" in done.stdout and "fault" not in done.stdout.lower(), done.stdout + done.stderr
     assert "+0.250" in done.stdout and "+1.500" in done.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def test_the_program_agrees_with_itself(tmp_path: Path) -> None:
 def test_what_is_missing_has_a_remedy_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "probe", lambda code, **environment: (False, "ImportError: broken"))
+    monkeypatch.setattr(doctor, "probe", lambda code, **environment: doctor.Answer(False, "ImportError: broken"))
     monkeypatch.setattr(doctor, "installed", lambda package: None)
     assert doctor.main([]) == 1
     text = capsys.readouterr().out
@@ -55,16 +56,36 @@ def test_a_broken_library_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_library_that_crashes_or_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    works, last = doctor.probe("import os; os.abort()")
-    assert not works and "exit code -6" in last
+    works, last, late = doctor.probe("import os; os.abort()")
+    assert not works and not late and "exit code -6" in last
     monkeypatch.setattr(doctor, "PROBE_TIMEOUT_S", 0.5)
-    works, last = doctor.probe("import threading; threading.Event().wait()")
-    assert not works and "0.5 s" in last
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    works, last, late = doctor.probe("import threading; threading.Event().wait()")
+    assert not works and late and "no answer within 0.5 s" in last
+
+
+def test_what_did_not_answer_in_time_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a busy machine each is given longer, and what is late all the same says so, with what to do first."""
+    monkeypatch.setattr(doctor, "PROBE_TIMEOUT_S", 0.25)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0 * doctor.usable_cores(), 0.0, 0.0))
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.detector()])
+    for probe in ("DETECTOR_PROBE", "ROS_PROBE", "RENDER_PROBE", "TORCH_PROBE"):
+        monkeypatch.setattr(doctor, probe, "import threading; threading.Event().wait()")
+    assert doctor.main(["--json", str(tmp_path / "f.json")]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "no answer within 0.75 s" in text and "missing" not in text and "less to do" in text
+    assert json.loads((tmp_path / "f.json").read_text())["checks"][0]["unknown"] is True
+    for look in (doctor.ros, doctor.torch, doctor.rendering):
+        assert look().unknown and "Try again" in look().remedy
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e9, 0.0, 0.0))
+    assert doctor.patience_s() == doctor.LONGEST_S
 
 
 def test_a_backend_that_cannot_render_names_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    def probe(code: str, **environment: str) -> tuple[bool, str]:
-        return environment.get("MUJOCO_GL") == "osmesa", "no EGL device"
+    def probe(code: str, **environment: str) -> doctor.Answer:
+        return doctor.Answer(environment.get("MUJOCO_GL") == "osmesa", "no EGL device")
 
     monkeypatch.setattr(doctor, "probe", probe)
     assert doctor.rendering().remedy == "export MUJOCO_GL=osmesa"

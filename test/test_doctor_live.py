@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from ros_support import UNHURRIED, Child, Ears, FakeRobot, Launcher, ears_fixture, launcher_fixture, write_robot  # noqa: F401
@@ -28,6 +29,7 @@ from flow_policy_ros.cli import doctor_live_checks, doctor_machine
 from flow_policy_ros.cli.doctor import Check
 from flow_policy_ros.cli.main import main
 from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.images import image_to_message
 from flow_policy_ros.ros.live_facts import Endpoint, Heard, LiveFacts, Said, TopicFacts
 from flow_policy_ros.ros.live_look import look
 from flow_policy_ros.ros.messages import to_time
@@ -268,6 +270,10 @@ def test_silence_after_the_last_message_is_a_gap(tmp_path: Path) -> None:
 def test_topics_are_looked_for_in_the_name_space(tmp_path: Path) -> None:
     rows = doctor_live_checks.expected(load_robot(robot_file(tmp_path, "front")), "/left")
     assert {row.topic for row in rows} >= {"/left/joint_states", "/left/front/image", "/left/policy/chunk", "/left/joint_command"}
+    busy = {"missed_deadlines": "0", "period_error_ms.p99": "51"}  # half a period of 100 ms
+    said = tuple(Said(name, 0, "following chunks", busy, busy) for name in ("left/command", "right/command"))
+    checks = {check.name: check.ok for check in doctor_live_checks.reported(LiveFacts(1.0, (), {}, said), rows)}
+    assert checks["control period of left"] is False and checks["control period of right"] is True, "of the other nothing is known"
     assert doctor_live_checks.absolute("/tf", "left") == "/tf" and doctor_live_checks.absolute("a/b", "") == "/a/b"
 
 
@@ -306,3 +312,29 @@ def test_settings_of_the_machine_are_read_and_each_bad_one_is_named(tmp_path: Pa
     assert bad(tmp_path / "good") == {"DDS profile"}
     (tmp_path / "absent.xml").write_text("<dds/>")
     assert bad(tmp_path / "good") == set()
+
+
+def test_pictures_larger_than_the_shared_memory_are_named(root: Path, monkeypatch: Any) -> None:
+    for name in doctor_machine.PROFILES:
+        monkeypatch.delenv(name, raising=False)
+    heard = {"/joint_states": 900, "/camera/image_raw": 640 * 480 * 3 + 60}
+    (check,) = doctor_machine.pictures("rmw_fastrtps_cpp", heard)
+    assert not check.ok and not check.required and "0.9 MB on /camera/image_raw; shared memory of a process 0.5 MB" in check.found
+    profile = root / "config" / "fastdds_pictures.xml"
+    assert f"FASTDDS_DEFAULT_PROFILES_FILE={profile} " in check.remedy and profile.is_file()
+    assert not doctor_machine.pictures("rmw_cyclonedds_cpp", heard) and not doctor_machine.pictures("rmw_fastrtps_cpp", {})
+    (small,) = doctor_machine.pictures("rmw_fastrtps_cpp", {"/camera/image_raw/compressed": 60_000})
+    assert small.ok
+    for given, fits in ((root / "config" / "fastdds.xml", False), (profile, True)):
+        monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", str(given))
+        assert doctor_machine.pictures("rmw_fastrtps_cpp", heard)[0].ok == fits
+
+
+def test_a_camera_of_large_pictures_is_noticed(ears: Ears, tmp_path: Path, capsys: Any) -> None:
+    camera = ears.speak(Image, "camera/image_raw", qos.IMAGE)
+    picture = image_to_message(np.zeros((480, 640, 3), np.uint8), 1)
+    with ears.insisting(lambda: camera.publish(picture)):
+        main(["doctor", "--live", "--seconds", "2", "--json", str(tmp_path / "live.json")])
+    (check,) = [c for c in json.loads((tmp_path / "live.json").read_text())["checks"] if c["name"] == "large messages"]
+    assert not check["ok"] and "0.9 MB on /camera/image_raw" in check["found"]
+    capsys.readouterr()

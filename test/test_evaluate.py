@@ -87,7 +87,7 @@ def test_at_half_the_limits_the_guard_acts_more_and_nothing_breaks_them(profile)
     counts = {}
     for scale in (0.5, 2.0):
         loaded, (result,) = episodes(replace(selection, limit_scale=scale), str(profile), [5001])
-        assert breaches(result.commands, loaded.robot.limits.scaled(scale)) == 0
+        assert breaches(result.commands, loaded.robot.limits.scaled(min(scale, 1.0))) == 0
         counts[scale] = sum(sum(c.values()) for k, c in result.statistics.interventions.items() if k != "position")
     assert counts[0.5] > 100 and counts[0.5] > 2 * counts[2.0]
 
@@ -113,6 +113,10 @@ def test_command_line_writes_the_figures(tmp_path, profile, capsys):
         (["--robot", "/nowhere/robot.yaml"], "/nowhere/robot.yaml"),
         (["--latency", "/nowhere/latency.json"], "/nowhere/latency.json"),
         (["--steps", "0"], "steps"),
+        (["--limit-scale", "11"], "--limit-scale is 11.0, expected 0.01 to 10.0"),
+        (["--limit-scale", "0.001"], "expected 0.01 to 1.0"),
+        (["--limit-scale", "nan"], "--limit-scale is nan, expected 0.01 to 10.0"),
+        (["--limit-scale", "2", "--ros"], "the nodes take no factor above 1"),
     ],
 )
 def test_bad_input_is_one_paragraph(arguments, words, capsys):

@@ -25,7 +25,7 @@ from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.nodes.flight_bag import UNFINISHED, bags
 from flow_policy_ros.nodes.flight_watch import MOST_CALLS, SILENT, Event, FaultWatch
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, diagnostics, status
+from flow_policy_ros.ros.diagnostics import OK, Diagnostics, status
 
 
 def found_diagnostics(bag: Path) -> list[DiagnosticArray]:
@@ -97,14 +97,14 @@ def test_only_the_command_node_of_its_own_name_space_counts(launcher: Launcher, 
     for space in ("left", "right"):
         node = Node("command_node", namespace=space, context=ears._context)
         ears._executor.add_node(node)
-        ends[space] = node.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-    heard.wait_for(lambda s: s.name == "flight_recorder")
+        ends[space] = Diagnostics(node, "two_joints")
+    heard.wait_for(lambda s: (s.name, s.hardware_id) == ("left/flight_recorder", "left/two_joints"))
 
     def say(space: str, faults: str) -> None:
         said = {"state": "fault", "state_since": ears.now(), "lifecycle": "active", "faults": faults}
-        ends[space].publish(diagnostics(ears.now(), status("command", OK, f"{faults}: planted", said)))
+        ends[space].publish(ears.now(), status("command", OK, f"{faults}: planted", said))
 
-    listening(ears, *ends.values())
+    listening(ears, *(end._publisher for end in ends.values()))
     for space in ends:
         say(space, "")
     time.sleep(0.5)

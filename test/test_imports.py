@@ -148,6 +148,13 @@ def closure(start: str) -> set[str]:
     return seen
 
 
+def test_no_line_of_a_command_reads_as_an_import_of_ros() -> None:
+    """Not even of a program in a text that another process is to run: what needs ROS is a module of ``ros``."""
+    line = re.compile(r"^\s*(import|from)\s+rclpy\b", re.MULTILINE)
+    assert line.search("PROBE = \"\"\"\nimport rclpy\n") is not None
+    assert [path.name for path in (PACKAGE / "cli").glob("*.py") if line.search(path.read_text())] == []
+
+
 def test_the_command_node_reaches_no_tensor_library() -> None:
     reached = closure("flow_policy_ros.nodes.command_node")
     assert any(module.startswith("flow_policy_ros.safety.") for module in reached)  # it follows imports at all
@@ -171,6 +178,7 @@ print("imported", len({modules!r}))
 
 
 def test_everything_outside_ros_and_nodes_imports_without_ros() -> None:
+    pytest.importorskip("torch")
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in files()

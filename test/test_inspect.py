@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
+from flow_policy_ros import resources
+from flow_policy_ros.cli.inspect_parts import show_robot
 from flow_policy_ros.cli.main import main
 from flow_policy_ros.data.bag_events import BadEvent, BagEvents, CommandEvent, JointStateEvent
 from flow_policy_ros.data.bags import messages
@@ -21,6 +24,7 @@ from flow_policy_ros.data.bags.mcap_writer import McapWriter
 from flow_policy_ros.data.bags.open import open_bag
 from flow_policy_ros.data.inspection import inspect_bag
 from flow_policy_ros.data.tallies import KEPT, Sample
+from flow_policy_ros.runtime.joint_limits import Mimic
 from flow_policy_ros.runtime.robot import RobotFileError, load_robot
 from flow_policy_ros.vision.decode import decode
 
@@ -234,7 +238,7 @@ def test_the_sketch_is_a_whole_robot_file_that_is_refused_until_its_limits_are_f
     path, file = Recorded(tmp_path / "sound.mcap").write(), tmp_path / "mine.yaml"
     content = inspect(path, tmp_path, "--write-robot", str(file))
     assert file.read_text().splitlines() == content["sketch"] and f"is in {file}" in capsys.readouterr().out
-    with pytest.raises(RobotFileError, match=r"robot.limits.shoulder.position is \['TODO', 'TODO'\], expected"):
+    with pytest.raises(RobotFileError, match=r"robot.limits.shoulder.position, robot.limits.shoulder.velocity,"):
         load_robot(file)
     filled = file.read_text().replace("[TODO, TODO]", "[-1.0, 1.0]")
     file.write_text(filled.replace("velocity: TODO", "velocity: 2.0").replace("acceleration: TODO", "acceleration: 9"))
@@ -474,6 +478,32 @@ def test_checkpoints_robot_files_and_detectors(tmp_path: Path, capsys: pytest.Ca
     assert named["naming"]["names"] == {"q0": "pivot", "q1": "shoulder", "q2": "elbow"}
     shown = capsys.readouterr().out
     assert "it fits robot file" in shown and "q0 is pivot" in shown and "ARTz" in shown
+
+
+def test_what_the_controller_is_sent_is_told_value_by_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the controller's order and with the type it takes; mimic joints with what they follow, whether they are sent or not."""
+    robot = load_robot(resources.robot_file("leap_right"))
+    first, second, *rest = robot.joints
+    mimics = (Mimic("tip", second, 0.5, -0.1), Mimic("nail", first, 2.0, 0.0))
+    robot = replace(
+        robot, mimics=mimics, command_joints=(*rest, "tip", second, first), command_topic="hand/commands",
+        command_interface="float64_array",
+    )  # fmt: skip
+    commands = show_robot(robot, None)["commands"]
+    assert {key: commands[key] for key in ("topic", "interface", "type")} == {
+        "topic": "hand/commands", "interface": "float64_array", "type": "std_msgs/msg/Float64MultiArray",
+    }  # fmt: skip
+    assert [(joint["joint"], joint["index"]) for joint in commands["joints"]] == [
+        *((joint, k + 2) for k, joint in enumerate(rest)), ("tip", 1), (second, 1), (first, 0),
+    ]  # fmt: skip
+    position = np.linspace(0.0, 1.0, len(robot.joints))
+    sent = [joint["multiplier"] * position[joint["index"]] + joint["offset"] for joint in commands["joints"]]
+    np.testing.assert_allclose(np.array(sent), robot.command_positions(position))
+    shown = capsys.readouterr().out
+    assert "std_msgs/msg/Float64MultiArray on hand/commands (command_interface float64_array)" in shown
+    row = [cell.strip() for cell in next(line for line in shown.splitlines() if "│ tip " in line).split("│")]
+    assert row[1:-1] == [str(len(rest)), "tip", f"0.5 × {second} − 0.1 (joint 1)"]
+    assert f"nail is not sent: the hardware has it follow 2 × {first}\n" in shown
 
 
 def cut(path: Path) -> None:

@@ -6,6 +6,9 @@ import ast
 import dataclasses
 import importlib.util
 import re
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from flow_policy_ros.cli import bringup as command
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription, two_robots
 from flow_policy_ros.ros.bringup_options import PolicyOptions, TwoOptions
 from flow_policy_ros.ros.course import PAUSES_S
+from flow_policy_ros.ros.processes import SUSPENDING
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"policy": "policy", "sim": "sim", "replay": "replay", "record": "record", "bringup": "two"}
@@ -115,6 +119,58 @@ def test_a_wrong_choice_is_refused() -> None:
     with pytest.raises(RuntimeError, match="observation"):
         for argument in arguments(PolicyOptions):
             argument.visit(context)
+
+
+@pytest.fixture
+def suspended_as_before() -> Iterator[None]:
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in SUSPENDING]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@needs_launch
+@pytest.mark.usefixtures("suspended_as_before")
+@pytest.mark.parametrize(
+    ("given", "command", "meant"),
+    [
+        ("dryrun:=true", "ros2 launch flow_policy_ros policy.launch.py", "'dryrun' here; did you mean 'dry_run'?"),
+        ("robots:=adroit_pen", "ros2 launch flow_policy_ros policy.launch.py", "did you mean 'robot'?"),
+        ("launch_rviz:=true", "ros2 launch flow_policy_ros policy.launch.py", "no argument 'launch_rviz' here; Nothing"),
+        ("dry-run:=true", "ros2 launch my_robot all.launch.py", "did you mean 'dry_run'?"),
+        ("launch_rviz:=true", "ros2 launch my_robot all.launch.py", None),  # an argument of the file around ours, perhaps
+        ("launch-prefix:=nice", "ros2 launch flow_policy_ros policy.launch.py", None),
+        ("dry_run:=true", "ros2 launch flow_policy_ros policy.launch.py", None),
+    ],
+)
+def test_a_misspelt_argument_is_refused(given: str, command: str, meant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run that was asked for and is passed over would move the robot."""
+    from launch import LaunchContext, LaunchDescription
+
+    from flow_policy_ros.ros import launching
+
+    monkeypatch.setattr(sys, "argv", [*command.split(), given])
+    context = LaunchContext(argv=[given])
+    context.launch_configurations.update([given.split(":=")])
+    begun: list[PolicyOptions] = []
+
+    def describe(options: PolicyOptions) -> Bringup:
+        begun.append(options)
+        return Bringup("", ())
+
+    def visit(description: LaunchDescription) -> None:
+        for entity in description.entities:
+            entity.visit(context)
+
+    description = launching.launch_description(PolicyOptions, describe)
+    if meant is None:
+        visit(description)
+        assert begun[0].dry_run == given.startswith("dry_run")
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in SUSPENDING)
+        return
+    with pytest.raises(ValueError, match=re.escape(meant)):
+        visit(description)
+    assert not begun and all(signal.getsignal(number) == signal.SIG_DFL for number in SUSPENDING)
 
 
 @needs_launch

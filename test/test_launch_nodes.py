@@ -153,6 +153,9 @@ def test_a_killed_policy_comes_back_and_a_killed_command_node_ends_all(
     expected = ("command_node", "lead_node", "flight_recorder_node", "policy_node", "lead_node")
     assert order == [f"[INFO] [{name}" for name in expected]
     first, command_pid = under_way.pid("policy_node"), under_way.pid("command_node")
+    for pid in (under_way.process.pid, command_pid):  # Ctrl-Z reaches both: neither may stop
+        (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        assert int(ignored, 16) >> (signal.SIGTSTP - 1) & 1
     os.kill(first, signal.SIGKILL)
     under_way.wait_for("/policy_node ended with -9; it is started again in 1 s")
     under_way.wait_for("a stand-in gives chunks", times=2)

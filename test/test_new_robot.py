@@ -103,6 +103,12 @@ def refused_for_each_todo(made: Draft, folder: Path) -> None:
         with pytest.raises(RobotFileError) as caught:
             load_robot(written(made, folder, left))
         assert left[-1] in str(caught.value) and "TODO" in str(caught.value)
+    if made.todo:
+        file = folder / "open.yaml"
+        file.write_text("\n".join(made.lines))
+        with pytest.raises(RobotFileError) as caught:
+            load_robot(file)
+        assert all(name in str(caught.value) for name in made.todo)
 
 
 @pytest.mark.parametrize("embed", [False, True])

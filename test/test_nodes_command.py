@@ -32,6 +32,7 @@ from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.ros.messages import chunk_to_message, from_time
+from flow_policy_ros.ros.processes import SUSPENDING
 from flow_policy_ros.runtime.types import Chunk
 
 
@@ -136,7 +137,7 @@ def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: P
     executed = ears.listen(JointStateMsg, "command/executed")
     chunks = ears.speak(JointTrajectory, "policy/chunk")
     FakeRobot(ears)
-    launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
+    node = launcher.node("command_node", write_robot(tmp_path), **UNHURRIED)
     executed.wait_for()
     ears.connected(chunks)
     assert ears.trigger("command/reset").success  # at rest; and from now on an answer is not lost
@@ -144,6 +145,7 @@ def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: P
     executed.wait_for(lambda m: m.velocity[0] > 0.8)
     answer = ears.trigger("command/reset")
     assert not answer.success and "moves" in answer.message
+    assert "Call again" in ears.trigger("command/reset").message  # at once: it still moves
     refused = ears.now()
     chunks.publish(chunk_to_message(to_and_fro(refused)))
     executed.wait_for(lambda m: stamp(m) > refused and m.velocity[0] == 0.0, what="no stop after the refusal")
@@ -154,6 +156,8 @@ def test_reset_in_motion_stops_first(launcher: Launcher, ears: Ears, tmp_path: P
     later = motion([m for m in executed.messages if stamp(m) > refused])
     assert np.ptp(later[:, 0]) < 0.05  # braked at once: the chunk would have led 0.5 rad to and fro
     assert ears.trigger("command/reset").success
+    lines = [line for line in node.output.splitlines() if "command/reset: " in line]
+    assert sum("not yet: the robot moves" in line for line in lines) == 1 and not [line for line in lines if "[WARN]" in line]
 
 
 def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
@@ -174,11 +178,19 @@ def test_parameters_change_all_or_nothing(launcher: Launcher, ears: Ears, tmp_pa
     assert not set_parameters(joint_state_max_age_s=0.4, no_such_parameter=1.0).successful
 
 
+def test_ctrl_z_does_not_suspend_it(launcher: Launcher, ears: Ears, tmp_path: Path) -> None:
+    """A robot in motion would be left without commands."""
+    node = launcher.node("command_node", write_robot(tmp_path))
+    ears.diagnostics().wait_for(lambda status: status.name == "command")
+    (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{node.pid}/status").read_text())
+    assert all(int(ignored, 16) >> (number - 1) & 1 for number in SUSPENDING)
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
         ({"robot_file": "nowhere.yaml"}, ["nowhere.yaml", "cannot be read"]),
-        ({"command__limit_scale": 1000.0}, ["command.limit_scale", "expected 0.01 to 10.0"]),
+        ({"command__limit_scale": 1000.0}, ["command.limit_scale", "expected 0.01 to 1.0"]),
         ({"lockstep__latency": "nowhere.json", "lockstep__enabled": True}, ["nowhere.json", "lockstep.latency"]),
     ],
 )

@@ -20,7 +20,7 @@ PROGRAMS = {
     "flow_policy", "perception_node", "policy_node", "command_node", "sim_node", "player_node", "recorder_node",
     "flight_recorder_node", "marker_node", "dashboard_node", "view_node", "lead_node",
 }  # fmt: skip
-ROS_WHEELS = "ros-kilted-rclpy"
+WHEELS = ("kilted", "jazzy")
 
 
 @pytest.fixture(scope="session")
@@ -130,14 +130,31 @@ def names(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("constraints", sorted((ROOT / "constraints").glob("*.txt")), ids=lambda p: p.stem)
 def test_every_requirement_is_pinned(constraints: Path) -> None:
-    wheels = ROS_WHEELS in names(constraints)
+    of = [name for name in WHEELS if f"ros-{name}-rclpy" in names(constraints)]
+    assert of == [name for name in WHEELS if constraints.stem.endswith(f"-{name}")]  # one distribution per environment
     wanted = set()
     for file in (ROOT / "requirements").glob("*.txt"):
-        if file.stem != "ros" or wheels:
+        if file.stem != "ros":
             wanted |= names(file)
+        for name in of if file.stem == "ros" else ():
+            wanted |= {line.replace("${wheels}", name) for line in names(file)}
     assert wanted <= names(constraints)
     pins = [line for line in constraints.read_text().splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.\-]+==[\w.]+( ;.*)?", pin) for pin in pins)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WHEELS": "iron"}, "WHEELS is 'iron'; there are wheels of kilted and jazzy."),
+        ({"TORCH": "no"}, "TORCH is 'no'; leave it unset, or say TORCH=without."),
+    ],
+)
+def test_set_up_refuses_what_it_does_not_know_before_it_does_anything(variables: dict[str, str], said: str, tmp_path: Path) -> None:
+    given = {**os.environ, "VENV": str(tmp_path / "venv"), **variables}
+    done = subprocess.run([str(ROOT / "scripts" / "setup.sh")], env=given, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_set_up_names_no_package_index() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """``flow_policy params`` in this process: exit code, output, errors. Patient: the machine may have other work."""
     monkeypatch.setattr(parameter_client, "SETTLED_S", 0.3)
+    monkeypatch.setattr(parameter_client, "LATE_S", 0.5)
 
     def params(*words: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -87,7 +88,7 @@ def test_the_command_node_takes_all_or_nothing(launcher: Launcher, ears: Ears, t
     code, out, _ = run("list", "command", "--describe")
     assert code == 0 and out.startswith("/command_node\n")
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  command.")}
-    assert "0.9" in rows["command.limit_scale"] and "0.01 to 10" in rows["command.limit_scale"]
+    assert "0.9" in rows["command.limit_scale"] and "0.01 to 1" in rows["command.limit_scale"]
     assert "at start only" in rows["command.rate_hz"] and "at start only" not in rows["command.smoothing"]
     assert "jerk filter" in out
 
@@ -101,7 +102,8 @@ def test_the_command_node_takes_all_or_nothing(launcher: Launcher, ears: Ears, t
 
     for pair, words in (
         (["command.limit_scale:=0.7", "command.group_scale:=leg=0.5"], "no group 'leg'"),  # the first alone would do
-        (["command.group_scale:=", "command.limit_scale:=1.5"], "at most 1 is allowed while running"),
+        (["command.group_scale:=", "command.limit_scale:=1.5"], "out of range"),
+        (["command.group_scale:=arm=1.5", "command.limit_scale:=0.7"], "at most 1."),
         (["command.smoothing:=0.2", "command.limit_scale:=fast"], "is 'fast', expected float"),
         (["command.smoothing:=0.2", "command.rate_hz:=50"], "at start only: limits hold between consecutive"),
         (["command.smoothing:=0.2", "use_sim_time:=true", "--node", "command_node"], "stamps of two clocks"),
@@ -116,9 +118,10 @@ def test_the_command_node_takes_all_or_nothing(launcher: Launcher, ears: Ears, t
     assert run("set", "command.limit_scale:=0.8", "command.group_scale:=", "command.smoothing:=0")[0] == 0 and scales() != before
     as_ros2 = tmp_path / "ros2.yaml"
     as_ros2.write_text(yaml.dump(yaml.safe_load(dump.read_text()), default_flow_style=False))  # as ``ros2 param dump`` writes it
-    for file, change in ((dump, "command.limit_scale: 0.8 -> 0.5"), (as_ros2, "command.limit_scale: 0.5")):
+    for file, change in ((dump, "command.limit_scale: 0.8 -> 0.5"), (as_ros2, "")):
         code, out, _ = run("load", file)  # with read-only parameters in it, which are as they are
         assert code == 0 and change in out and "command.rate_hz" not in out and scales() == before
+        assert out.count(" -> ") == (3 if change else 0) and "were so already and were not sent again" in out
     text = dump.read_text().replace("rate_hz: 100", "rate_hz: 250").replace("smoothing: 0.01", "smoothing: 0.3")
     dump.write_text(text)
     code, _, err = run("load", dump)
@@ -250,3 +253,46 @@ def test_a_live_policy_is_sampled_otherwise_and_refuses_what_it_cannot(
     assert run("set", "policy.solver:=")[0] == 0 and evaluations() == "6"
     stages = ears.diagnostics().wait_for(lambda s: s.name == "policy" and "profile_ms.velocity.p50" in values(s))
     assert "profile_ms.solver.p50" in values(stages) and node.alive() and "Traceback" not in node.output
+
+
+def test_what_comes_late_is_listed_too_and_only_what_differs_is_sent(
+    context: rclpy.Context, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One node is discovered while another one is being read; and an instruction that is loaded again is no new order."""
+    robot = load_robot(write_robot(tmp_path))
+    left, _ = make_policy_node(context, robot, "left", 20)
+    late: list[Node] = []
+    asked: list[list[str]] = []
+
+    class Slow(parameter_client.ParameterClient):
+        def parameters(self, node: str) -> dict[str, parameter_client.LiveParameter]:
+            if not late:
+                late.append(make_policy_node(context, robot, "late", 20)[0])
+                executor.add_node(late[0])
+                until(lambda: "/late/policy_node" in self.nodes(settled_s=0.0), "it is not discovered")
+            return super().parameters(node)
+
+        def set(self, node: str, values: Mapping[str, Any]) -> str:
+            asked.append(sorted(values))
+            return super().set(node, values)
+
+    monkeypatch.setattr(parameter_client, "ParameterClient", Slow)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(left)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        dump = tmp_path / "dump.yaml"
+        assert run("dump", "--out", dump)[0] == 0
+        assert set(yaml.safe_load(dump.read_text())) == {"/left/policy_node", "/late/policy_node"}
+        dump.write_text(dump.read_text().replace("seed: 0", "seed: 5", 1))
+        code, out, _ = run("load", dump)
+        assert code == 0 and asked == [["policy.seed"]] and out.count("policy.seed: 0 -> 5") == 1
+        code, out, _ = run("load", dump)
+        assert code == 0 and len(asked) == 1 and "so already" in out and "->" not in out
+        assert run("set", "policy.seed=5", "--node", "left/policy_node")[0] == 0 and asked[1:] == [["policy.seed"]]  # an order
+    finally:
+        executor.shutdown()
+        thread.join(timeout=5.0)
+        for node in (left, *late):
+            node.destroy_node()

@@ -100,10 +100,10 @@ def test_the_flight_recorder_goes_on_after_bytes_and_numbers_that_are_none(start
 
     def say(**values: str) -> None:
         said = status("command", OK, "", {key.replace("__", "."): value for key, value in values.items()})
-        node._hear(bytes(serialize_message(diagnostics(10**9, said))), b"")
+        node._hear(bytes(serialize_message(diagnostics(10**9, said))))
 
-    node._hear(WILD, b"")
-    node._hear(half(DiagnosticArray(status=[status("command", OK, "", {"faults": ""})])), b"")
+    node._hear(WILD)
+    node._hear(half(DiagnosticArray(status=[status("command", OK, "", {"faults": ""})])))
     say(faults="x", fault_count__x="many")
     say(faults="x", fault_count__x="1", state_since="yesterday")
     assert node._refused == {"diagnostics_malformed": 2, "status_malformed": 2} and node._bag is None

@@ -225,7 +225,7 @@ def metrics_of(bag: str, common: list[str], out: Path, *more: str) -> dict:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("policy.mode", "has no value, expected NAME=VALUE"),
+        ("policy.mode", "has no value, expected NAME:=VALUE"),
         ("policy.mode=fast", "parameter policy.mode is 'fast', expected one of receding"),
         ("policy.mdoe=rtc", "unknown parameter policy.mdoe; known: policy.checkpoint"),
         ("policy.rate_hz=1e9", "parameter policy.rate_hz is 1000000000.0 Hz, expected 0.1 to 200.0"),
@@ -240,7 +240,7 @@ def metrics_of(bag: str, common: list[str], out: Path, *more: str) -> dict:
         ("sim.seed=3", "parameter sim.seed belongs to 'sim', which has no part in a replay"),
         ("speed=3", "parameter speed is unknown; tunable are policy.*, command.*, perception.*, safety.scale.GROUP"),
         ("safety.scale.toes=0.5", "robot 'hand' has no group 'toes', expected one of arm, fingers"),
-        ("safety.scale.arm=11", "the factor is '11', expected a number above 0 and at most 10"),
+        ("safety.scale.arm=1.1", "the factor is '1.1', expected a number above 0 and at most 1."),
     ],
 )
 def test_settings_are_refused_in_the_words_of_the_nodes(robot, text, words):
@@ -251,7 +251,7 @@ def test_settings_are_refused_in_the_words_of_the_nodes(robot, text, words):
 
 def test_settings_given_twice_are_refused(robot):
     with pytest.raises(ParameterError, match=r"policy.seed is given twice"):
-        parse_settings(["policy.seed=1", "policy.seed=2"], load_robot(robot))
+        parse_settings(["policy.seed:=1", "policy.seed=2"], load_robot(robot))
 
 
 def test_scales_of_groups_are_added_to_those_of_the_robot_file(tmp_path):

@@ -99,6 +99,20 @@ def test_plan_round_trip_is_exact(stamp: int, chunk_stamp: int, dt_ns: int, rows
     assert plan.positions.tobytes() == positions.tobytes()
 
 
+def test_a_plan_to_stay_where_one_is_has_a_single_point() -> None:
+    """What arrives at a chunk's end, or begins with its last point."""
+    plan = plan_from_message(over_the_wire(plan_to_message(Plan(50, 10, NAMES, np.ones((1, 3)), 40))))
+    timeline = ExecutedTimeline(NAMES)
+    timeline.on_plan(plan, 50)
+    there = timeline.positions(np.array([50, 60, 90]), 60)
+    assert there is not None and there.known == 1
+    np.testing.assert_array_equal(there.positions, np.ones((3, 3)))
+    message = plan_to_message(Plan(50, 10, NAMES, np.ones((1, 3)), 40))
+    message.points[0].time_from_start.nanosec = 5
+    with pytest.raises(MessageError, match="expected 0, dt"):
+        plan_from_message(message)
+
+
 def test_malformed_plans_are_named() -> None:
     message = plan_to_message(Plan(5, 10, NAMES, np.zeros((3, 3)), 4))
     message.header.frame_id = "base_link"

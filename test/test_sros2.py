@@ -24,6 +24,7 @@ from flow_policy_ros.ros.sros2 import (
     Profile,
     absolute,
     deployment,
+    others,
     places,
     policy_xml,
     present,
@@ -31,7 +32,7 @@ from flow_policy_ros.ros.sros2 import (
 )
 from flow_policy_ros.ros.steps import ACTIVATE, BEGIN, CONFIGURE, STEPS
 from flow_policy_ros.runtime.contract import Contract, StreamContract
-from flow_policy_ros.runtime.robot import Robot, load_robot
+from flow_policy_ros.runtime.robot import INTERFACES, Robot, load_robot
 
 CHILDREN = {"topics": "topic", "services": "service", "actions": "action"}
 RIGHTS = {"topics": {"publish", "subscribe"}, "services": {"reply", "request"}, "actions": {"call", "execute"}}
@@ -165,6 +166,22 @@ def test_only_the_command_node_may_speak_to_the_controller(tmp_path: Path) -> No
     assert not [p.node for p in made if "/joint_states" in p.publishes]
 
 
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_in_a_dry_run_security_lets_nobody_speak_to_the_controller(tmp_path: Path, interface: str) -> None:
+    """What the command node may not say it cannot say by mistake either."""
+    topic, order = "/controller/commands", ["a", "b"]
+    robot = robot_of(tmp_path, command_topic=topic, command_interface=interface, command_joints=order)
+    dry = deployment(robot, CONTRACT, {"command.dry_run": True})
+    for plan, allowed in ((deployment(robot, CONTRACT), True), (dry, False)):
+        made = profiles(plan)
+        assert any(topic in profile.publishes | profile.calls for profile in made) is allowed
+        assert (topic in policy_xml(made, "")) is allowed
+        rest = others(plan, made)
+        assert (topic in rest["subscribe"] | rest["execute"]) is allowed and topic not in rest["publish"]
+    heard = {name for profile in profiles(dry) for name in profile.publishes}
+    assert {"/command/executed", "/command/plan"} <= heard
+
+
 def test_a_step_of_a_bring_up_may_lead_the_command_node_and_nothing_else(tmp_path: Path) -> None:
     made = {p.node: p for p in profiles(deployment(robot_of(tmp_path), CONTRACT))}
     assert BEGIN not in made  # beside a real robot nothing begins an episode
@@ -210,7 +227,11 @@ def test_the_command_writes_and_says_what_it_made(tmp_path: Path, capsys: pytest
     command = json.loads(figures.read_text())[0]
     assert command["enclave"] == "/flow_policy/left/command_node" and "/left/command/deadman" in command["subscribes"]
     said = capsys.readouterr().out
-    assert "publish /left/joint_states" in said and "generate_artifacts" in said
+    assert "publish /left/joint_states" in said and "generate_artifacts" in said and "Dry run" not in said
+    for profile in json.loads(figures.read_text()):  # whole, however narrow the window is
+        assert re.search(rf"^{profile['enclave']} +{len(profile['publishes'])} ", said, re.MULTILINE), profile["enclave"]
+    assert main([*words, "--set", "command.dry_run:=true"]) == 0
+    assert "no node may send anything on /joint_command" in capsys.readouterr().out.replace("/adroit/", "/")
     assert main([*words, "--nodes", "no_node"]) == 2
     assert "no_node" in capsys.readouterr().err
     assert main([*words, "--set", "command.deadman=never"]) == 2

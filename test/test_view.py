@@ -14,6 +14,7 @@ from view_support import BOX, FAULT_AT, INSTRUCTION, JOINTS, LABEL, MS, START, p
 
 from flow_policy_ros.data.bags.bag import BagError
 from flow_policy_ros.data.bags.open import open_bag
+from flow_policy_ros.runtime.status_names import full_name, of_another, own_name
 from flow_policy_ros.runtime.types import EncodedImage
 from flow_policy_ros.viewing import feed as feeding
 from flow_policy_ros.viewing.feed import Feed
@@ -222,6 +223,25 @@ def test_a_node_that_says_nothing_is_silent_and_not_well() -> None:
     assert health.guard(2 * 10**9).level == 0 and health.nodes(2 * 10**9)[0].level == 0
     late = health.guard(9 * 10**9)
     assert late.level == 3 and "8 s" in late.message and health.nodes(9 * 10**9)[0].level == 3
+
+
+def test_of_two_robots_in_one_graph_each_is_shown_its_own() -> None:
+    """Their nodes have the same names and report on one topic."""
+    statuses = []
+    for space, state in (("left", "active"), ("right", "fault")):
+        pairs = [SimpleNamespace(key="state", value=state), SimpleNamespace(key="chunks", value=str(len(space)))]
+        statuses.append(SimpleNamespace(name=full_name("command", f"/{space}"), level=0, message=state, values=pairs))
+    for space, state in (("left", "active"), ("/right", "fault")):
+        health = Health(space)
+        for status in statuses:
+            health.report(status, 10**9)
+        assert health.guard(10**9).state == state and health.figures == {"command.chunks": len(space.strip("/"))}
+        other = {"active": "right/command", "fault": "left/command"}[state]
+        assert {node.name for node in health.nodes(10**9)} == {"command", other}
+    found = [own_name(name, space) for name, space in (("leftmost/command", "left"), ("command", "left"), ("command", "/"))]
+    assert found == ["leftmost/command", "/command", "command"]
+    told = [of_another("right/command", "right/arm", space) for space in ("/left", "", "right")]
+    assert told == [True, True, False] and not of_another("servo/7", "arm", "left")
 
 
 def test_a_warning_whose_numbers_change_is_told_once() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from flow_policy_ros.data.bags import messages as m
 from flow_policy_ros.data.bags.mcap_writer import McapWriter
+from flow_policy_ros.runtime.status_names import full_name
 from flow_policy_ros.runtime.types import Chunk, Features, Plan
 
 START = 1_700_000_000_000_000_000
@@ -61,11 +62,11 @@ def write_view_bag(path: Path, seconds: float = SECONDS, space: str = "", camera
                 plan = Plan(stamp + 50 * MS, 10 * MS, JOINTS, chunk.positions, stamp)
                 bag.put(f"{space}/command/plan", m.TRAJECTORY, stamp + 51 * MS, m.plan(plan))
             if k % 100 == 50 or k == 203:  # the fault is told of 30 ms after it was latched
-                bag.put("/diagnostics", m.DIAGNOSTICS, stamp, m.diagnostics(stamp, statuses(stamp)))
+                bag.put("/diagnostics", m.DIAGNOSTICS, stamp, m.diagnostics(stamp, statuses(stamp, space)))
     return path
 
 
-def statuses(stamp: int) -> list[Any]:
+def statuses(stamp: int, space: str = "") -> list[Any]:
     fault = stamp >= FAULT_AT
     values = {
         "state": "fault" if fault else "active", "state_since": FAULT_AT if fault else START, "enabled": True,
@@ -74,8 +75,9 @@ def statuses(stamp: int) -> list[Any]:
         "last_rejection": "chunk was received 20.0 ms after its last point.",
     }  # fmt: skip
     message = "tracking_error: elbow lies 0.3 rad from its set-point. Look at the hand." if fault else "following chunks"
-    policy = m.status("policy", 1 if fault else 0, "no chunk: the joint state is too old" if fault else "sampling", {})
-    return [m.status("command", 2 if fault else 0, message, values), policy]
+    said = "no chunk: the joint state is too old" if fault else "sampling"
+    policy = m.status(full_name("policy", space), 1 if fault else 0, said, {})
+    return [m.status(full_name("command", space), 2 if fault else 0, message, values), policy]
 
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -18,7 +18,7 @@ class Arguments:
     """
 
     checkpoints: tuple[Path, ...]
-    """Checkpoint folders with the state observation."""
+    """Checkpoint folders, or names of those that ship, with the state observation."""
     task: Literal["door", "hammer", "pen", "relocate", "relocate_goals"] = "door"
     """Which Adroit task; of relocate_goals the goals are asked for in turn, in phrasings drawn by seed."""
     steps: tuple[int, ...] = (10,)
@@ -100,7 +100,7 @@ def run(path: Path, steps: int, arguments: Arguments) -> dict[str, object]:
         outcomes.append(run_episode(robot, loaded.stack, arguments.seed + i, i, 200))
     summary = summarise(outcomes, loaded, time.monotonic() - begin, arguments.seed)
     return {
-        "network": load_checkpoint(path).model.network_name,
+        "network": load_checkpoint(selection.checkpoint).model.network_name,
         "successes": summary["successes"],
         "success_rate": summary["success_rate"],
         "inference_ms": summary["latency_ms"]["inference"],

@@ -44,8 +44,8 @@ class Arguments:
     ordinary executor and without SCHED_FIFO, and beside its limiter ruckig and a plain clamp on the same targets.
     """
 
-    robot: Path | None = None
-    """Robot file; default: Adroit with 30 joints (relocate)."""
+    robot: str = "adroit_relocate"
+    """Robot file, or the name of one that ships; Adroit for relocate has 30 joints."""
     rate: float = 500.0
     """Control rate, Hz."""
     seconds: float = 20.0
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
 
     from flow_policy_ros.cli.outputs import print_json, require_file
-    from flow_policy_ros.resources import share
+    from flow_policy_ros.resources import robot_file
     from flow_policy_ros.runtime.parameters import CommandParameters, check
     from flow_policy_ros.runtime.robot import load_robot
 
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     check(CommandParameters, "rate_hz", arguments.rate, "command.")
     check(CommandParameters, "realtime_priority", arguments.priority, "command.")
     check(CommandParameters, "statistics_s", arguments.seconds, "command.")
-    robot = load_robot(arguments.robot or share() / "config" / "robots" / "adroit_relocate.yaml")
+    robot = load_robot(robot_file(arguments.robot))
     figures = measure(arguments, robot)
     console = Console(stderr=True)
     for table in tables(figures):

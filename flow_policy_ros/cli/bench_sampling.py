@@ -29,7 +29,8 @@ class Arguments:
     backend, beside others' samplers, and beside the least that the machine would need."""
 
     checkpoints: tuple[Path, ...] = ()
-    """Checkpoint folders; without any: every network at its default size for 28 joints and 35 object features."""
+    """Checkpoint folders, or names of those that ship; without any: every network at its default size for 28 joints and 35 object
+    features."""
     networks: tuple[str, ...] = ()
     """Without checkpoints: only these networks."""
     steps: tuple[int, ...] = (1, 2, 4, 10)
@@ -238,16 +239,17 @@ def taking_turns(
     return {key: (float(half), float(p99), nfe[key]) for key, (half, p99) in percentiles.items()}
 
 
-def loaded(paths: tuple[Path, ...]) -> dict[str, FlowPolicy]:
-    """The policies of checkpoints, one per robot."""
+def loaded(names: tuple[Path, ...]) -> dict[str, FlowPolicy]:
+    """The policies of checkpoints, one per robot. Raises ``ResourceError``, ``CheckpointError``."""
     from flow_policy_ros.policy.checkpoint import load_checkpoint
     from flow_policy_ros.policy.flow_policy import FlowPolicy
+    from flow_policy_ros.resources import checkpoint as folder_of
 
     found = {}
-    for path in paths:
-        checkpoint = load_checkpoint(path)
+    for given in names:
+        checkpoint = load_checkpoint(folder_of(given))
         for codec in checkpoint.codecs:
-            name = str(path) if len(checkpoint.codecs) == 1 else f"{path}, {codec.contract.robot}"
+            name = str(given) if len(checkpoint.codecs) == 1 else f"{given}, {codec.contract.robot}"
             found[name] = FlowPolicy(checkpoint, robot=codec.contract.robot)
     return found
 

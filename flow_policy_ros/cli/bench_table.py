@@ -14,7 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flow_policy_ros.evaluation.adroit_table import CAMERA, EXPERT, FLOW, RECIPES, ROWS, Cell, Protocol, Recipe, digest
+from flow_policy_ros.evaluation.adroit_table import (
+    CAMERA,
+    EXPERT,
+    FLOW,
+    LEROBOT,
+    RECIPES,
+    ROWS,
+    Cell,
+    LeRobotRecipe,
+    Protocol,
+    Recipe,
+    digest,
+)
 
 if TYPE_CHECKING:
     from flow_policy_ros.cli.bench_table_place import Workplace
@@ -46,7 +58,7 @@ class Arguments:
     """state: joint positions and the simulator's object state; camera: joint positions and the boxes of a detector."""
     rows: tuple[str, ...] = Protocol.rows
     """Which policies: expert, regression (behaviour cloning), flow_10, flow_2, flow_1 (solver steps), reflow_1 (student),
-    diffusion_10 (DDIM)."""
+    diffusion_10 (DDIM); and lerobot_10 (LeRobot's own DiffusionPolicy, DDIM, with --lerobot; not among the default)."""
     seeds: tuple[int, ...] = Protocol.seeds
     """Training seeds; each has demonstrations of its own. All cells of the first come first."""
     episodes: int = Protocol.episodes
@@ -60,6 +72,10 @@ class Arguments:
     """Detectors as TASK=FOLDER; default: the one that ships for the task."""
     human: Path | None = None
     """door_human_demos.npz: the same rows from its 25 demonstrations of people as well."""
+    lerobot: Path | None = None
+    """Interpreter of an environment with LeRobot, for the row lerobot_10 (see benchmarks/lerobot_table.py)."""
+    lerobot_minutes: float = LeRobotRecipe.minutes
+    """How long LeRobot's policy is trained for a cell, time of one core."""
     training_steps: int = 0
     """Optimiser steps instead of the recipes', of the student's stages in proportion; 0: as the recipes say."""
 
@@ -95,10 +111,10 @@ def workplace(arguments: Arguments) -> Workplace:
     protocol = Protocol(
         tasks=arguments.tasks, demonstrations=arguments.demonstrations, observations=arguments.observations, rows=arguments.rows,
         seeds=arguments.seeds, episodes=arguments.episodes, first_seed=arguments.first_seed, minutes=arguments.minutes,
-        human=PEOPLE if arguments.human is not None else 0, recipes=recipes,
+        human=PEOPLE if arguments.human is not None else 0, recipes=recipes, lerobot=LeRobotRecipe(arguments.lerobot_minutes),
     )  # fmt: skip
     detectors = {task: Path(folder) for task, _, folder in pairs}
-    return Workplace(arguments.out, protocol, arguments.expert, arguments.human, detectors)
+    return Workplace(arguments.out, protocol, arguments.expert, arguments.human, detectors, arguments.lerobot)
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
@@ -117,6 +133,9 @@ def require_possible(place: Workplace) -> None:
     """Raises ``ValueError`` for what a cell would lack, before hours of work and not after them."""
     import importlib.util
 
+    from flow_policy_ros.cli.bench_table_lerobot import require_lerobot
+
+    require_lerobot(place)
     for name in place.protocol.rows:
         needs = ROWS[name].needs
         if needs and importlib.util.find_spec(needs) is None:
@@ -213,7 +232,7 @@ def write_table(place: Workplace) -> dict[str, Any]:
     """Write table.json, table.md and table.svg of the results that there are.
 
     Keys: ``rows`` (see ``summarise_table``), ``cells`` (name, budget_minutes, spent_minutes and its parts), ``unfinished`` (names
-    of cells that lack rows), ``episodes``, ``first_seed``, ``recipes``.
+    of cells that lack rows), ``episodes``, ``first_seed``, ``recipes``, and with a row of LeRobot's ``lerobot``, its recipe.
     """
     from dataclasses import asdict
 
@@ -242,6 +261,8 @@ def write_table(place: Workplace) -> dict[str, Any]:
         ],
         "recipes": {task: asdict(protocol.recipes[task]) for task in dict.fromkeys(cell.task for cell in cells)},
     }
+    if any(ROWS[name].objective == LEROBOT for name in protocol.rows):
+        table["lerobot"] = asdict(protocol.lerobot)
     write(place.out / "table.json", table)
     (place.out / "table.md").write_text(document(place, table))
     write_table_plot(place.out / "table.svg", table["rows"], "Adroit: success over demonstrations")
@@ -254,11 +275,13 @@ def document(place: Workplace, table: dict[str, Any]) -> str:
 
     protocol = place.protocol
     spent = [cell["spent_minutes"] for cell in table["cells"] if cell["spent_minutes"] > 0]
-    people = " Demonstrations of people: 300 control steps instead of 200." if protocol.human else ""
+    more = " Demonstrations of people: 300 control steps instead of 200." if protocol.human else ""
+    if "lerobot" in table:
+        more += f" LeRobot's own policy: {protocol.lerobot.minutes:g} min of one core, weights not averaged."
     text = (
         f"Percent of {protocol.episodes} episodes (seeds {protocol.first_seed} to {protocol.first_seed + protocol.episodes - 1}): "
         f"success at any step, mean of training seeds {', '.join(map(str, protocol.seeds))} [95% interval] / held for more than 25 "
-        f"control steps (pen 20). Last checkpoint, averaged weights, no injected delay.{people}\n\n{markdown(table['rows'])}\n"
+        f"control steps (pen 20). Last checkpoint, averaged weights, no injected delay.{more}\n\n{markdown(table['rows'])}\n"
     )
     if spent:
         text += f"Budget of a cell: {protocol.minutes:g} min; spent: {min(spent):g} to {max(spent):g} min (wall).\n"

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow_policy_ros.cli.bench_table_place import FINISHED, Workplace, read, simulated
-from flow_policy_ros.evaluation.adroit_table import CAMERA, CONTROL_STEPS, EXPERT, ROWS, Cell
+from flow_policy_ros.evaluation.adroit_table import CAMERA, CONTROL_STEPS, EXPERT, LEROBOT, ROWS, Cell
+
+if TYPE_CHECKING:
+    from flow_policy_ros.evaluation.setup import Loaded
 
 
 def evaluate(place: Workplace, cell: Cell, name: str, checkpoint: Path) -> dict[str, Any]:
     """The result of a trained row: its episodes, without injected delay."""
     from flow_policy_ros.evaluation.closed_loop import run_episode
-    from flow_policy_ros.evaluation.setup import load, select
     from flow_policy_ros.evaluation.summary import summarise
 
     protocol, begin = place.protocol, time.monotonic()
-    detector = place.detector(cell.task) if cell.observation == CAMERA else None
-    selection = select(
-        cell.task, cell.observation, checkpoint, detector, None, steps=max(1, ROWS[name].steps), policy_seed=protocol.first_seed
-    )
-    loaded = load(selection, "none")
-    robot = simulated(cell.task)
-    outcomes = [
-        run_episode(robot, loaded.stack, protocol.first_seed + i, i, cell.control_steps)
-        for i in _episodes(place, f"{cell.name}, {ROWS[name].title}")
-    ]
-    robot.close()
+    with _loaded(place, cell, name, checkpoint) as loaded:
+        robot = simulated(cell.task)
+        outcomes = [
+            run_episode(robot, loaded.stack, protocol.first_seed + i, i, cell.control_steps)
+            for i in _episodes(place, f"{cell.name}, {ROWS[name].title}")
+        ]
+        robot.close()
     figures = summarise(outcomes, loaded, time.monotonic() - begin, protocol.first_seed)
     return {
         "line": cell.line, "row": name, "seed": cell.seed,
@@ -42,6 +41,20 @@ def evaluate(place: Workplace, cell: Cell, name: str, checkpoint: Path) -> dict[
         "checkpoint": checkpoint.name,
         "training": read(checkpoint / FINISHED),
     }  # fmt: skip
+
+
+def _loaded(place: Workplace, cell: Cell, name: str, checkpoint: Path) -> contextlib.AbstractContextManager[Loaded]:
+    """The policy of a trained row with its loops, without delays."""
+    if ROWS[name].objective == LEROBOT:
+        from flow_policy_ros.cli.bench_table_lerobot import served
+
+        return served(place, cell, name, checkpoint)
+    from flow_policy_ros.evaluation.setup import load, select
+
+    detector = place.detector(cell.task) if cell.observation == CAMERA else None
+    steps, seed = max(1, ROWS[name].steps), place.protocol.first_seed
+    selection = select(cell.task, cell.observation, checkpoint, detector, None, steps=steps, policy_seed=seed)
+    return contextlib.nullcontext(load(selection, "none"))
 
 
 def evaluate_expert(place: Workplace, task: str) -> dict[str, Any]:

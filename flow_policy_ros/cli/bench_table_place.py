@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flow_policy_ros.evaluation.adroit_table import CONTROL_STEPS, EXPERT, ROWS, STATE, Cell, Protocol, Row, digest
+from flow_policy_ros.evaluation.adroit_table import CONTROL_STEPS, EXPERT, LEROBOT, ROWS, STATE, Cell, Protocol, Row, digest
 
 if TYPE_CHECKING:
     from flow_policy_ros.sim.robot import AdroitRobot
@@ -26,13 +26,14 @@ FINISHED = "finished.json"
 @dataclass(frozen=True)
 class Workplace:
     """Where everything is kept, what it is made of, and the protocol. ``expert`` is the folder with the experts' weights, ``human``
-    the file with people's demonstrations, ``detectors`` those that were given, by task."""
+    the file with people's demonstrations, ``detectors`` those that were given, by task, ``lerobot`` an interpreter that has it."""
 
     out: Path
     protocol: Protocol
     expert: Path | None = None
     human: Path | None = None
     detectors: Mapping[str, Path] = field(default_factory=dict)
+    lerobot: Path | None = None
 
     def detector(self, task: str) -> Path:
         """The one that was given for the task, or that ships. Raises ``ValueError``."""
@@ -76,8 +77,10 @@ class Workplace:
 
     def decides(self, cell: Cell, row: Row) -> dict[str, Any]:
         """All that decides what a policy of the row is."""
-        recipe = self.protocol.recipes[cell.task].decides(cell.observation, row.objective, row.student)
-        what = {"objective": row.objective, "student": row.student, "recipe": recipe}
+        recipe = self.protocol.recipes[cell.task]
+        own = row.objective != LEROBOT
+        decides = recipe.decides(cell.observation, row.objective, row.student) if own else self.protocol.lerobot.decides(recipe)
+        what = {"objective": row.objective, "student": row.student, "recipe": decides}
         return {**asdict(cell), **what, **self.shown(cell.task, cell.source), **self.seen(cell)}
 
     def checkpoint(self, cell: Cell, row: Row) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow_policy_ros.cli.bench_table_place import FINISHED, Workplace, simulated, write
-from flow_policy_ros.evaluation.adroit_table import CAMERA, DEMONSTRATION_SEEDS, EXPERT, FLOW, STATE, Cell, Row, digest
+from flow_policy_ros.evaluation.adroit_table import CAMERA, DEMONSTRATION_SEEDS, EXPERT, FLOW, LEROBOT, STATE, Cell, Row, digest
 
 if TYPE_CHECKING:
     from flow_policy_ros.training.config import DistillConfig, TrainConfig
@@ -148,6 +148,10 @@ def trained(place: Workplace, cell: Cell, row: Row, remaining_s: Callable[[], fl
     teacher = trained(place, cell, Row("", row.objective, 0), remaining_s) if row.student else None
     if (row.student and teacher is None) or remaining_s() <= 0:
         return None
+    if row.objective == LEROBOT:
+        from flow_policy_ros.cli.bench_table_lerobot import train_lerobot
+
+        return train_lerobot(place, cell, row, data, remaining_s)
     with contextlib.redirect_stdout(sys.stderr):
         if teacher is not None:
             from flow_policy_ros.training.distill import distill

@@ -14,11 +14,11 @@ class Arguments:
     data: Path
     """Folder of episodes (*.npz), bag or LeRobot folder."""
     robot: Path | None = None
-    """Robot file, for bags and LeRobot folders."""
+    """Robot file, or the name of one that ships, for bags and LeRobot folders."""
     networks: tuple[str, ...] = ()
     """Networks by name, at their default sizes; all of them without this and --checkpoints."""
     checkpoints: tuple[Path, ...] = ()
-    """Checkpoint folders whose networks are measured at their sizes, with random weights."""
+    """Checkpoint folders, or names of those that ship, whose networks are measured at their sizes, with random weights."""
     streams: tuple[str, ...] = ("objects",)
     """Feature streams of the episodes to observe."""
     steps: int = 20
@@ -97,10 +97,12 @@ def architectures(arguments: Arguments) -> list[tuple[str, str, tuple[str, ...]]
 
     from flow_policy_ros.models.registry import NETWORKS
     from flow_policy_ros.policy.checkpoint import load_checkpoint
+    from flow_policy_ros.resources import checkpoint
 
     found: list[tuple[str, str, tuple[str, ...]]] = [(name, name, ()) for name in arguments.networks]
-    for path in arguments.checkpoints:
-        model = load_checkpoint(path).model
+    for given in arguments.checkpoints:
+        folder = checkpoint(given)
+        model = load_checkpoint(folder).model
         sizes = tuple(f"{size}={value}" for size, value in asdict(model.network_config).items())
-        found.append((path.name, model.network_name, sizes))
+        found.append((folder.name, model.network_name, sizes))
     return found or [(name, name, ()) for name in NETWORKS]

@@ -62,6 +62,7 @@ def bringup(kind: str, argv: list[str]) -> int:
     from flow_policy_ros.ros.supervisor import Supervisor
 
     make, options = kinds()[kind]
+    refuse_launch_words(options, argv)
     given, running = tyro.cli(
         tuple[Annotated[options, tyro.conf.arg(name="")], Annotated[Running, tyro.conf.arg(name="")]],  # type: ignore[valid-type]
         args=argv,
@@ -94,6 +95,23 @@ def kinds() -> dict[str, tuple[Any, type]]:
         "record": (bringup.record_bringup, bringup_options.RecordOptions),
         "two": (bringup.two_robots, bringup_options.TwoOptions),
     }
+
+
+def refuse_launch_words(options: type, argv: list[str]) -> None:
+    """Raises ``ParameterError`` for a word as ``ros2 launch`` takes it, NAME:=VALUE, with what is to be written here."""
+    import re
+
+    from flow_policy_ros.ros.bringup_options import refuse_unknown
+    from flow_policy_ros.runtime.parameters import ParameterError
+
+    for before, word in zip(["", *argv], argv, strict=False):
+        found = re.fullmatch(r"([A-Za-z_][\w-]*):=(.*)", word, re.DOTALL)
+        if found and not before.startswith("-"):  # else it is the value of an option, which judges it
+            refuse_unknown(options, [found[1]])
+            option = "--" + found[1].replace("_", "-")
+            flags = {"true": option, "false": option.replace("--", "--no-", 1)}
+            here = flags.get(found[2], f"{option} {found[2]}")
+            raise ParameterError(f"'{word}' is how ros2 launch is given it; here it is {here}.")
 
 
 def require_ros() -> None:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-LINES = "RCUTILS_CONSOLE_OUTPUT_FORMAT"
-"""How the node's log looks; for one who sits in front of it without the seconds since 1970."""
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -39,31 +36,18 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Becomes the dashboard node, whose exit code is 0; 1 when the last page had a fault, a node's error, or a silent command node
     in it; 2 when the input is bad."""
-    import os
-    import sys
-    from importlib.util import find_spec
-
     import tyro
 
-    import flow_policy_ros
     from flow_policy_ros import resources
     from flow_policy_ros.cli.outputs import require_file
-    from flow_policy_ros.ros.processes import NodeSpec
+    from flow_policy_ros.ros.processes import NodeSpec, become
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy dashboard")
     require_file("--json", arguments.json)
     if arguments.json is not None and not arguments.once:
         raise ValueError("--json writes the figures of one page; give --once too.")
     robot = resources.robot_file(arguments.robot)
-    if find_spec("rclpy") is None:
-        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
-    # The same package, and the same process: it has this terminal, and who stops this program means the dashboard.
-    package = str(Path(flow_policy_ros.__file__).parents[1])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    command = NodeSpec("dashboard_node", parameters(arguments, robot), remaps(arguments)).command()
-    sys.stdout.flush()
-    os.execve(command[0], command, {LINES: "{severity}: {message}", **os.environ, "PYTHONPATH": path})
-    raise AssertionError("exec does not return")
+    become(NodeSpec("dashboard_node", parameters(arguments, robot), remaps(arguments)))
 
 
 def remaps(arguments: Arguments) -> dict[str, str]:

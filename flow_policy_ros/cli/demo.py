@@ -57,7 +57,7 @@ class Arguments:
     """Disturbances, separated by commas: delay=0.2 (s, of inference), delay=0.02..0.08 (evenly between), spike=0.3@0.05 (s at a
     probability), drop-chunks=0.1, drop-frames=0.2 (probabilities); drawn by seed, so that a run repeats."""
     limit_scale: float = 1.0
-    """Factor on the robot file's velocity and acceleration limits."""
+    """Factor on the robot file's velocity, acceleration and jerk limits, 0.01 to 1."""
     control_steps: int = 200
     """Control steps (10 ms) per episode."""
     out: Path = Path("runs/demo")
@@ -82,6 +82,7 @@ def demo(arguments: Arguments) -> int:
 
     from flow_policy_ros.cli.outputs import make_folder, require_file
     from flow_policy_ros.cli.over_ros import run_over_ros
+    from flow_policy_ros.evaluation.limit_scale import refuse_on_a_robot
     from flow_policy_ros.evaluation.report import write_report
     from flow_policy_ros.evaluation.setup import default_observation, load, select
     from flow_policy_ros.evaluation.summary import print_summary, summarise
@@ -96,6 +97,7 @@ def demo(arguments: Arguments) -> int:
             raise ParameterError(f"{name} is {number}, expected 1 or more.")
     require_file("--json", arguments.json)
     make_folder("--out", arguments.out)
+    refuse_on_a_robot(arguments.limit_scale)
     console = Console()
     choose_backend()
     observation = arguments.observation or default_observation(arguments.task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +55,8 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.cli.outputs import make_folder
     from flow_policy_ros.evaluation.bag import write_demonstration
     from flow_policy_ros.evaluation.demonstrate import demonstrate
+    from flow_policy_ros.evaluation.limit_scale import at_scale
     from flow_policy_ros.resources import robot_file
-    from flow_policy_ros.runtime.parameters import CommandParameters, check
     from flow_policy_ros.runtime.robot import RobotFileError, load_robot
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.gl import SimError
@@ -64,9 +64,7 @@ def record(arguments: Arguments) -> int:
     from flow_policy_ros.sim.robot import AdroitRobot
 
     try:
-        robot = load_robot(robot_file(arguments.robot or f"adroit_{arguments.task}"))
-        scale = check(CommandParameters, "limit_scale", arguments.limit_scale, "command.")
-        robot = replace(robot, limits=robot.limits.scaled(scale))
+        robot = at_scale(load_robot(robot_file(arguments.robot or f"adroit_{arguments.task}")), arguments.limit_scale)
         simulated = AdroitRobot(arguments.task, robot)
         expert = Expert(arguments.expert, simulated.task.expert_name)
         if arguments.instruction:

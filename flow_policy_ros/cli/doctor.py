@@ -13,18 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 SETUP = "make setup"
 GL_INSTALL = "sudo apt-get install libegl1 libgl1-mesa-dri"
-PROBE_TIMEOUT_S = 60
+PROBE_TIMEOUT_S = 120.0
+"""On a machine with little to do; one on which more processes want to run than it has cores gets as many times more."""
+LONGEST_S = 600.0
 ROS_PROBE = """
-import rclpy
-from rclpy.utilities import get_rmw_implementation_identifier as rmw
-rclpy.init(args=[])
-rclpy.create_node("flow_policy_doctor").destroy_node()
-rclpy.shutdown()
-print(rmw(), rclpy.__file__)
+from flow_policy_ros.ros.started import started
+print(started())
 """
 TORCH_PROBE = """
 import torch
@@ -60,6 +58,16 @@ class Check:
     required: bool
     found: str
     remedy: str = ""
+    unknown: bool = False
+    """Nothing was found out: what was asked did not answer in time."""
+
+
+class Answer(NamedTuple):
+    """Of a probe: whether it succeeded; the last line of its output or error; whether it did not end in time."""
+
+    works: bool
+    text: str
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ def show(checks: list[Check], bad: str = "missing") -> None:
     console = Console()
     table = Table("", "", "found")
     for check in checks:
-        mark = "[green]ok[/]" if check.ok else f"[red]{bad}[/]" if check.required else "[yellow]note[/]"
+        lack = f"[red]{'no answer' if check.unknown else bad}[/]" if check.required else "[yellow]note[/]"
+        mark = "[green]ok[/]" if check.ok else lack
         table.add_row(check.name, mark, check.found)
     console.print(table)
     for check in checks:
@@ -129,8 +138,9 @@ def show(checks: list[Check], bad: str = "missing") -> None:
             console.print(f"{check.name}: {check.remedy}", soft_wrap=True, markup=False, highlight=False)
 
 
-def probe(code: str, **environment: str) -> tuple[bool, str]:
-    """Run Python code in a process of its own: whether it succeeded, and the last line of its output or error."""
+def probe(code: str, **environment: str) -> Answer:
+    """Run Python code in a process of its own."""
+    limit_s = patience_s()
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -138,12 +148,34 @@ def probe(code: str, **environment: str) -> tuple[bool, str]:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=PROBE_TIMEOUT_S,
+            timeout=limit_s,
         )
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {PROBE_TIMEOUT_S} s"
+        return Answer(False, f"no answer within {limit_s:.3g} s, {busy()}", late=True)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}"
+    return Answer(done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}")
+
+
+def patience_s() -> float:
+    """How long a probe may take now, s."""
+    return min(LONGEST_S, PROBE_TIMEOUT_S * max(1.0, os.getloadavg()[0] / usable_cores()))
+
+
+def busy() -> str:
+    """How many processes want to run, for each core."""
+    return f"with {os.getloadavg()[0]:.1f} processes on {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def judged(name: str, answer: Answer, remedy: str) -> Check:
+    """The check of something that is required and was probed; too late an answer says nothing of whether it is there."""
+    if answer.late:
+        remedy = f"whether it is there was not found out. Try again when the machine has less to do; if it hangs then too: {remedy}"
+    return Check(name, answer.works, True, answer.text, remedy, answer.late)
 
 
 def installed(package: str) -> str | None:
@@ -162,11 +194,10 @@ def python() -> Check:
 
 def ros() -> Check:
     """rclpy and a middleware that starts; from a sourced installation or from the wheels."""
-    works, last = probe(ROS_PROBE)
-    if not works:
-        remedy = f"source /opt/ros/<distribution>/setup.bash, or take the wheels: {SETUP}"
-        return Check("ROS 2", False, True, last, remedy)
-    rmw, _, path = last.partition(" ")
+    answer = probe(ROS_PROBE)
+    if not answer.works:
+        return judged("ROS 2", answer, f"source /opt/ros/<distribution>/setup.bash, or take the wheels: {SETUP}")
+    rmw, _, path = answer.text.partition(" ")
     wheel = next((d for d in ("kilted", "jazzy") if installed(f"ros-{d}-rclpy")), None)
     from_venv = sys.prefix != sys.base_prefix and path.startswith(sys.prefix)
     origin = f"{wheel} (wheels)" if from_venv else f"{os.environ.get('ROS_DISTRO', 'unknown')} (sourced)"
@@ -175,8 +206,7 @@ def ros() -> Check:
 
 def torch() -> Check:
     """torch computes."""
-    works, last = probe(TORCH_PROBE)
-    return Check("torch", works, True, last, SETUP)
+    return judged("torch", probe(TORCH_PROBE), SETUP)
 
 
 def torchvision() -> Check:
@@ -184,15 +214,16 @@ def torchvision() -> Check:
     number = installed("torchvision")
     if number is None:
         return Check("torchvision", False, True, "not installed", SETUP)
-    own, _ = probe("import torchvision")
-    operators = "its own operators" if own else "stand-ins for its operators"
+    own = probe("import torchvision")
+    if own.late:
+        return judged("torchvision", own, SETUP)
+    operators = "its own operators" if own.works else "stand-ins for its operators"
     return Check("torchvision", True, True, f"{number}, {operators}")
 
 
 def detector() -> Check:
     """ultralytics imports."""
-    works, last = probe(DETECTOR_PROBE)
-    return Check("ultralytics", works, True, last, SETUP)
+    return judged("ultralytics", probe(DETECTOR_PROBE), SETUP)
 
 
 def mujoco() -> Check:
@@ -204,16 +235,16 @@ def mujoco() -> Check:
 
 def rendering() -> Check:
     """Whether the off-screen OpenGL library that would be chosen really renders."""
-    works, last = probe(RENDER_PROBE)
-    if works:
-        return Check("rendering", True, True, last)
-    others = [name for name in ("egl", "osmesa") if probe(RENDER_PROBE, MUJOCO_GL=name)[0]]
-    return Check("rendering", False, True, last, f"export MUJOCO_GL={others[0]}" if others else GL_INSTALL)
+    answer = probe(RENDER_PROBE)
+    if answer.works or answer.late:
+        return judged("rendering", answer, GL_INSTALL)
+    others = [name for name in ("egl", "osmesa") if probe(RENDER_PROBE, MUJOCO_GL=name).works]
+    return Check("rendering", False, True, answer.text, f"export MUJOCO_GL={others[0]}" if others else GL_INSTALL)
 
 
 def cores() -> Check:
     """Processor cores that this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cores()
     return Check("cores", count >= 2, False, str(count), "one core is enough in lockstep, not in real time")
 
 

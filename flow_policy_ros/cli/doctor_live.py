@@ -47,7 +47,8 @@ def main(robot: str | None, seconds: float, namespace: str, json: Path | None) -
         "range."
     )
     nobody = [] if facts.nodes else [Check("nodes", False, True, "nobody is there", remedy)]
-    checks = [*nobody, *live.examine(facts, rows), *doctor_machine.examine(facts.middleware)]
+    large = doctor_machine.pictures(facts.middleware, {name: t.largest_bytes for name, t in facts.topics.items() if t.heard})
+    checks = [*nobody, *live.examine(facts, rows), *large, *doctor_machine.examine(facts.middleware)]
     ok = all(check.ok for check in checks if check.required)
     heard = [figures(topic) for topic in facts.topics.values() if topic.heard]
     table(heard, facts.simulated)

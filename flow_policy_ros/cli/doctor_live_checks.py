@@ -6,6 +6,7 @@ the problem costs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -284,14 +285,15 @@ def doubles(facts: LiveFacts) -> list[Check]:
 
 def reported(facts: LiveFacts, rows: list[Expected]) -> list[Check]:
     """What nodes say of themselves, and how well the command node keeps its period."""
-    period_ms = next((1e3 / row.rate_hz for row in rows if row.topic.endswith(EXECUTED)), None)
+    periods_ms = {row.topic: 1e3 / row.rate_hz for row in rows if row.topic.endswith(EXECUTED)}
     found = []
     for said in facts.said:
         name = f"says {said.name}"
         say = problem if said.level >= 2 else note
         remedy = "the robot stands still, or does other than it is to. What it says names the remedy; docs/reference.md has faults."
         found.append(say(name, said.message, remedy) if said.level else good(name, said.message))
-        if said.name != "command":
+        robot, _, node = said.name.rpartition("/")
+        if node != "command":
             continue
         late = int(said.last.get("missed_deadlines", 0)) - int(said.first.get("missed_deadlines", 0))
         error = float(said.last.get("period_error_ms.p99", 0.0))
@@ -300,8 +302,9 @@ def reported(facts: LiveFacts, rows: list[Expected]) -> list[Check]:
             "set-points come late, and the motion jerks. Give the command node real-time priority (below) and a core of its own, "
             "and the policy fewer threads."
         )
-        late_often = late > 0 or (period_ms is not None and error > 0.5 * period_ms)
-        found.append(problem("control period", text, remedy) if late_often else good("control period", text))
+        late_often = late > 0 or error > 0.5 * periods_ms.get(absolute(EXECUTED, robot), math.inf)
+        name = f"control period{f' of {robot}' if robot else ''}"
+        found.append(problem(name, text, remedy) if late_often else good(name, text))
     return found
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from flow_policy_ros.cli.doctor import Check, priority
+from flow_policy_ros import resources
+from flow_policy_ros.cli.doctor import Check, priority, usable_cores
 
 MB = 2**20
 RECEIVE_BYTES = 8 * MB
 SHM_BYTES = 64 * MB
+SEGMENT_BYTES = MB // 2
+"""Of shared memory, through which a process sends with Fast DDS unless a profile says otherwise."""
 RTPRIO = 40
 """What ``command.realtime_priority`` asks for unless it is told otherwise."""
 DISCOVERY = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
@@ -62,6 +67,29 @@ def shared_memory(middleware: str, root: Path) -> Check:
     return Check("shared memory", free >= SHM_BYTES, False, found, remedy)
 
 
+def pictures(middleware: str, largest: Mapping[str, int]) -> list[Check]:
+    """The ``largest`` message (bytes) of each topic against the shared memory that Fast DDS sends it through."""
+    topic = max(largest, key=largest.__getitem__, default=None)
+    if topic is None or "fastrtps" not in middleware:
+        return []
+    size, room = largest[topic], max(_segments(), default=SEGMENT_BYTES)
+    found = f"up to {size / MB:.1f} MB on {topic}; shared memory of a process {room / MB:.1f} MB, as this terminal has it"
+    profile = resources.share() / "config" / "fastdds_pictures.xml"
+    remedy = (
+        "a picture that does not fit is nearly always lost to readers with best effort, and comes late or not at all to others. "
+        f"Start the driver of the camera with FASTDDS_DEFAULT_PROFILES_FILE={profile} "
+        "(Humble, Jazzy: FASTRTPS_DEFAULT_PROFILES_FILE), or publish compressed pictures and name their topic in the robot file."
+    )
+    return [Check("large messages", size <= room, False, found, remedy)]
+
+
+def _segments() -> list[int]:
+    """Sizes that the profile files of Fast DDS in use give to shared memory, bytes."""
+    files = [Path(os.environ[name]) for name in PROFILES if name.startswith("FAST") and os.environ.get(name)]
+    texts = [file.read_text(errors="replace") for file in files if file.is_file()]
+    return [int(size) for text in texts for size in re.findall(r"<segment_size>\s*(\d+)", text)]
+
+
 def receive_buffers(root: Path) -> Check:
     """How much of a burst the kernel keeps for a socket: what pictures from another machine need."""
     file = root / "proc" / "sys" / "net" / "core" / "rmem_max"
@@ -70,7 +98,8 @@ def receive_buffers(root: Path) -> Check:
     except (OSError, ValueError):
         return Check("receive buffers", True, False, "not visible here")
     remedy = (
-        "pictures that come from another machine arrive in bursts of datagrams, and one that is lost costs the picture. "
+        "pictures that come from another machine arrive in bursts of datagrams, and one that is lost costs the picture. Fast DDS "
+        "asks for more than the kernel's default where its profile says so (config/fastdds_pictures.xml), and gets at most this. "
         f"sudo sysctl -w net.core.rmem_max=2147483647, and the same line in /etc/sysctl.d/ to keep it; at least {RECEIVE_BYTES}."
     )
     return Check("receive buffers", size >= RECEIVE_BYTES, False, f"net.core.rmem_max {size / MB:.1f} MB", remedy)
@@ -96,7 +125,7 @@ def governor(root: Path) -> Check:
 
 def load() -> Check:
     """How many processes want to run, for each core."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cores()
     wanted = os.getloadavg()[0]
     remedy = (
         "processes wait for each other, and chunks come late. Stop what is not the robot's (top says what), give the policy fewer "

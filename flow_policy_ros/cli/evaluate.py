@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 if TYPE_CHECKING:
     from flow_policy_ros.evaluation.record import EpisodeRecord
     from flow_policy_ros.evaluation.setup import Selection
+    from flow_policy_ros.runtime.robot import Robot
 
 HELP = "closed-loop success in the simulator, headless, seeded, deterministic"
 
@@ -58,7 +59,7 @@ class Arguments:
     """Disturbances, separated by commas: delay=0.2 (s, of inference), delay=0.02..0.08 (evenly between), spike=0.3@0.05 (s at a
     probability), drop-chunks=0.1, drop-frames=0.2 (probabilities); drawn by seed, so that a run repeats."""
     limit_scale: float = 1.0
-    """Factor on the robot file's velocity and acceleration limits."""
+    """Factor on the robot file's velocity, acceleration and jerk limits, 0.01 to 10; with --ros at most 1, as on a robot."""
     control_steps: int = 200
     """Control steps (10 ms) per episode."""
     ros: bool = False
@@ -137,26 +138,28 @@ def in_process(arguments: Arguments, selection: Selection, start: float) -> dict
             records.append(recorder.record(result))
     strict = TASKS[arguments.task].strict_steps
     summary = summarise(outcomes, loaded, wall_s=time.monotonic() - start, seed=arguments.seed, strict_steps=strict)
-    keep(arguments, records, summary)
+    keep(arguments, records, summary, loaded.robot)
     return summary
 
 
 def over_ros(arguments: Arguments, selection: Selection, start: float) -> dict[str, Any]:
     """The same episodes through the nodes, in lockstep over DDS."""
     from flow_policy_ros.cli.over_ros import run_over_ros
+    from flow_policy_ros.evaluation.limit_scale import refuse_on_a_robot
     from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.evaluation.summary import summarise
     from flow_policy_ros.sim.tasks import TASKS
 
+    refuse_on_a_robot(selection.limit_scale)
     loaded = load(selection, arguments.latency)
     run = run_over_ros(selection, loaded, arguments.episodes, arguments.seed, arguments.control_steps)
     strict = TASKS[arguments.task].strict_steps
     summary = summarise(run.outcomes, loaded, time.monotonic() - start, arguments.seed, False, run.reported, strict)
-    keep(arguments, run.records, summary)
+    keep(arguments, run.records, summary, loaded.robot)
     return summary
 
 
-def keep(arguments: Arguments, records: list[EpisodeRecord], summary: dict[str, Any]) -> None:
+def keep(arguments: Arguments, records: list[EpisodeRecord], summary: dict[str, Any], robot: Robot) -> None:
     """Write the report and the bags that were asked for."""
     if arguments.out is not None:
         from flow_policy_ros.evaluation.report import write_report
@@ -167,5 +170,5 @@ def keep(arguments: Arguments, records: list[EpisodeRecord], summary: dict[str, 
 
         arguments.bag.mkdir(parents=True, exist_ok=True)
         for record in records:
-            write_bag(arguments.bag / f"seed_{record.seed}", record)
+            write_bag(arguments.bag / f"seed_{record.seed}", record, arguments.task, robot)
         print(arguments.bag)

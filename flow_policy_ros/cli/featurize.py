@@ -65,7 +65,7 @@ class Arguments:
     instruction: str = ""
     """What a vlm reads beside the picture where a recording has no instruction of its own, or before one that can be read."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A parameter of the perception node, NAME=VALUE, such as perception.grid=4x4, on top of the robot file's; may be repeated."""
+    """A parameter of the perception node, NAME:=VALUE, such as perception.grid:=4x4, on top of the robot file's; repeatable."""
     robot: str | None = None
     """Robot file, or the name of one that ships; default for episodes: config/robots/adroit_<task>.yaml."""
     every: int = 4

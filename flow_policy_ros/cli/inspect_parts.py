@@ -13,7 +13,8 @@ from flow_policy_ros.cli.inspect_tables import figure, listing, say, screen, tab
 from flow_policy_ros.policy.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from flow_policy_ros.policy.codec import Codec
 from flow_policy_ros.runtime.contract import Contract, ContractError
-from flow_policy_ros.runtime.robot import Robot
+from flow_policy_ros.runtime.joint_limits import Mimic
+from flow_policy_ros.runtime.robot import INTERFACES, Robot
 
 
 def show_checkpoint(folder: Path, robot: Robot | None) -> dict[str, Any]:
@@ -64,19 +65,18 @@ def show_robot(robot: Robot, contract: Contract | None) -> dict[str, Any]:
     say(console, f"{robot.path}: robot file of '{robot.name}', {len(robot.joints)} joints")
     say(console, f"limits: {robot.limits_source or 'no source given'}")
     made = table(
-        "joint", "group", "from\nrad or m", "to\nrad or m", "velocity\n…/s", "acceleration\n…/s²", "jerk\n…/s³", "effort\nN·m or N",
-        "tracking\nrad or m",
+        "", "joint", "group", "from\nrad or m", "to\nrad or m", "velocity\n…/s", "acceleration\n…/s²", "jerk\n…/s³",
+        "effort\nN·m or N", "tracking\nrad or m",
     )  # fmt: skip
     limits = robot.limits
     for k, joint in enumerate(robot.joints):
         groups = ", ".join(name for name, members in robot.groups.items() if joint in members)
         ends = ("endless", "") if limits.continuous[k] else (figure(float(limits.lower[k])), figure(float(limits.upper[k])))
         rest = (limits.velocity, limits.acceleration, limits.jerk, limits.effort, limits.tracking)
-        made.add_row(joint, groups, *ends, *(figure(float(bound[k]), 5) for bound in rest))
+        made.add_row(str(k), joint, groups, *ends, *(figure(float(bound[k]), 5) for bound in rest))
     console.print(made)
-    for mimic in robot.mimics:
-        say(console, f"{mimic.joint} follows {mimic.master}: {mimic.multiplier} × + {mimic.offset}")
-    say(console, f"joint states on {robot.joint_state_topic}, commands on {robot.command_topic} as {robot.command_interface}")
+    say(console, f"joint states on {robot.joint_state_topic}")
+    _show_commands(console, robot)
     for name, naming in (("joint states", robot.naming), ("recorded commands", robot.recorded and robot.recorded.naming)):
         if naming and naming.names:
             say(console, f"{name}: " + ", ".join(f"{theirs} is {ours}" for theirs, ours in naming.names.items()))
@@ -110,6 +110,13 @@ def show_robot(robot: Robot, contract: Contract | None) -> dict[str, Any]:
             }
             for k, joint in enumerate(robot.joints)
         ],
+        "commands": {
+            "topic": robot.command_topic,
+            "interface": robot.command_interface,
+            "type": INTERFACES[robot.command_interface],
+            "joints": [asdict(wire) | {"index": robot.joints.index(wire.master)} for wire in robot.wires],
+        },
+        "mimics": [asdict(mimic) for mimic in robot.mimics],
         "naming": {"names": robot.naming.names, "order": robot.naming.order},
         "recorded": robot.recorded
         and {
@@ -121,6 +128,25 @@ def show_robot(robot: Robot, contract: Contract | None) -> dict[str, Any]:
         "parameters": robot.parameters,
         "problems": problems,
     }
+
+
+def _show_commands(console: Console, robot: Robot) -> None:
+    """What the controller is sent, value by value, and the mimic joints that it is not sent."""
+    kind = INTERFACES[robot.command_interface]
+    say(console, f"the controller is sent {kind} on {robot.command_topic} (command_interface {robot.command_interface}):")
+    made = table("value", "joint", "is")
+    for k, wire in enumerate(robot.wires):
+        index = robot.joints.index(wire.master)
+        made.add_row(str(k), wire.joint, f"joint {index}" if wire.joint == wire.master else f"{_follows(wire)} (joint {index})")
+    console.print(made)
+    for mimic in robot.mimics:
+        if mimic.joint not in robot.command_joints:
+            say(console, f"{mimic.joint} is not sent: the hardware has it follow {_follows(mimic)}")
+
+
+def _follows(mimic: Mimic) -> str:
+    offset = f" {'+' if mimic.offset > 0 else '−'} {abs(mimic.offset):g}" if mimic.offset else ""
+    return f"{mimic.multiplier:g} × {mimic.master}{offset}"
 
 
 def _robot_problems(robot: Robot, contract: Contract | None) -> list[str]:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "featurize": ("flow_policy_ros.cli.featurize", "add features to recorded episodes and bags"),
     "bench": ("flow_policy_ros.cli.bench", "measure sampling, training, success, and the flow maths against others"),
     "bringup": ("flow_policy_ros.cli.bringup", "start everything that a robot needs, in order, and watch it"),
+    "command": ("flow_policy_ros.cli.command", "stop a robot, let it go on, reset a fault, ask how it stands"),
     "record": ("flow_policy_ros.cli.record", "record a robot's topics, an episode a bag, on keys or services"),
     "fuzz": ("flow_policy_ros.cli.fuzz", "throw random and malformed input at the safety stage and check every set-point"),
     "convert": ("flow_policy_ros.cli.convert", "convert recordings to LeRobot datasets, and back to bags or episodes"),

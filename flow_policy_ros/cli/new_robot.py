@@ -36,7 +36,7 @@ class Arguments:
     """MoveIt's joint_limits.yaml of the robot, for accelerations and jerks, and for ranges, soft limits, speeds and efforts where
     it is tighter."""
     groups: tuple[str, ...] = ()
-    """Groups of joints as NAME=JOINT,JOINT instead of those guessed from the URDF."""
+    """Groups of joints as NAME:=JOINT,JOINT instead of those guessed from the URDF."""
     name: str = ""
     """Name of the robot, which goes into checkpoints; the URDF's where it is not given."""
     embed_limits: bool = False
@@ -72,9 +72,9 @@ def main(argv: list[str]) -> int:
             folder=Path() if arguments.out is None else arguments.out.parent,
             controllers=arguments.controllers,
             controller=arguments.controller,
-            variables=dict(pairs("--variables", arguments.variables, ":=")),
+            variables=dict(pairs("--variables", arguments.variables)),
             joint_limits=arguments.joint_limits,
-            groups={name: members(name, text) for name, text in pairs("--groups", arguments.groups, "=")} or None,
+            groups={name: members(name, text) for name, text in pairs("--groups", arguments.groups)} or None,
             name=arguments.name,
             embed_limits=arguments.embed_limits,
         )
@@ -90,14 +90,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def pairs(option: str, words: tuple[str, ...], between: str) -> list[tuple[str, str]]:
-    """(name, value) of NAME:=VALUE or NAME=VALUE. Raises ``ValueError``."""
+def pairs(option: str, words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(name, value) of each word. Raises ``ValueError``."""
+    from flow_policy_ros.runtime.setting import setting
+
     found: dict[str, str] = {}
     for word in words:
-        name, middle, value = word.partition(between)
-        if not name or not middle or name in found:
-            raise ValueError(f"{option} {word}: expected NAME{between}VALUE, each name once.")
-        found[name] = value
+        pair = setting(word)
+        if pair is None or pair[0] in found:
+            raise ValueError(f"{option} {word}: expected NAME:=VALUE, each name once.")
+        found[pair[0]] = pair[1]
     return list(found.items())
 
 
@@ -105,7 +107,7 @@ def members(group: str, text: str) -> tuple[str, ...]:
     """The joints of JOINT,JOINT. Raises ``ValueError`` for none, or one that is there twice."""
     joints = tuple(text.split(","))
     if not all(joints) or len(set(joints)) != len(joints):
-        raise ValueError(f"--groups {group}={text}: expected NAME=JOINT,JOINT with every joint once.")
+        raise ValueError(f"--groups {group}:={text}: expected NAME:=JOINT,JOINT with every joint once.")
     return joints
 
 

@@ -105,20 +105,9 @@ def node_specs(selection: Selection, loaded: Loaded, realtime: bool) -> list[Nod
         "lockstep.inject": str(selection.injection),
         "lockstep.latency": "" if realtime or loaded.profile is None else str(loaded.profile.resolve()),
     }
-    policy: dict[str, str | int | float | bool] = {
-        "policy.checkpoint": str(selection.checkpoint.resolve()),
-        "policy.steps": selection.steps,
-        "policy.seed": selection.policy_seed,
-        "policy.solver": selection.solver,
-        "policy.guidance_scale": selection.guidance_scale,
-        "policy.deadline_s": selection.deadline_s,
-        "policy.mode": selection.mode,
-    }
-    if selection.instruction:
-        policy["policy.instruction"] = selection.instruction
     specs = [
         NodeSpec("sim_node", {**shared, "sim.task": selection.task, "sim.realtime": realtime}),
-        NodeSpec("policy_node", {**shared, **policy}),
+        NodeSpec("policy_node", {**shared, **selection.flat_policy()}),
         NodeSpec("command_node", {**shared, "command.limit_scale": selection.limit_scale}),
     ]
     if loaded.stack.perception is not None:

@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Arguments:
-    """Sets what a parameter file holds on the live nodes that it names, all of it or nothing.
+    """Sets what a parameter file holds on the live nodes that it names, all of it or nothing. Only what differs is sent.
 
     It takes what 'flow_policy params dump' and 'ros2 param dump' write, and wildcards such as /**. Parameters that are set at start
     only are passed over where they have that value already, and refused else (exit code 1).
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
     sections = read_parameters(arguments.file)
     require_ros()
-    from flow_policy_ros.ros.parameter_client import ParameterClient, ParameterClientError, change
+    from flow_policy_ros.ros.parameter_client import ParameterClient, ParameterClientError, change, same
 
     with ParameterClient(arguments.wait) as client:
         if arguments.node:
@@ -51,4 +51,9 @@ def main(argv: list[str]) -> int:
         wanted = wanted_of(sections, live, arguments.file)
         client.require_alone(wanted)
         typed = {n: {k: with_number(v, live[n][k].value) for k, v in values.items()} for n, values in wanted.items()}
-        return tell(change(client, typed, live))
+        differing = {n: {k: v for k, v in values.items() if not same(v, live[n][k].value)} for n, values in typed.items()}
+        code = tell(change(client, differing, live))
+    alike = sum(map(len, typed.values())) - sum(map(len, differing.values()))
+    if code == 0 and alike:
+        print(f"{alike} values were so already and were not sent again")
+    return code

@@ -21,8 +21,11 @@ def require_ros() -> None:
         raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
 
 
-def read_all(client: ParameterClient, enough: Callable[[Live], bool] = bool) -> tuple[Live, dict[str, str]]:
-    """The parameters of all live nodes, and by node why it does not tell them. Others are waited for until these are ``enough``.
+def read_all(
+    client: ParameterClient, enough: Callable[[Live], bool] = bool, settled_s: float | None = None
+) -> tuple[Live, dict[str, str]]:
+    """The parameters of all live nodes, and by node why it does not tell them. Others are waited for until these are ``enough``,
+    and as ``ParameterClient.nodes`` says.
 
     Raises ``ParameterClientError`` where there are no nodes."""
     from flow_policy_ros.ros.parameter_client import ParameterClientError
@@ -33,8 +36,12 @@ def read_all(client: ParameterClient, enough: Callable[[Live], bool] = bool) -> 
     def fresh(alive: Iterable[str]) -> list[str]:
         return [node for node in alive if node not in live and node not in silent]
 
-    while not live or not enough(live):
-        found = fresh(client.nodes(lambda alive: bool(fresh(alive))))
+    def more() -> bool:
+        """Whether somebody came while the others were read; asked where nobody can say who is to come."""
+        return settled_s is not None and bool(fresh(client.nodes(settled_s=0.0)))
+
+    while not live or not enough(live) or more():
+        found = fresh(client.nodes(lambda alive: bool(fresh(alive)), settled_s))
         for node in found:
             try:
                 live[node] = client.parameters(node)
@@ -57,9 +64,12 @@ def having(names: Iterable[str]) -> Callable[[Live], bool]:
 
 
 def read(client: ParameterClient, node: str, names: Iterable[str] = ()) -> tuple[Live, dict[str, str]]:
-    """Of the node that ``node`` names, or as ``read_all`` where it is empty."""
+    """Of the node that ``node`` names, or as ``read_all`` where it is empty: without ``names`` of whatever there may be."""
+    from flow_policy_ros.ros.parameter_client import LATE_S
+
+    wanted = list(names)
     if not node:
-        return read_all(client, having(names))
+        return read_all(client, having(wanted), None if wanted else LATE_S)
     name = client.named(node)
     return {name: client.parameters(name)}, {}
 
@@ -89,11 +99,14 @@ def values_of(texts: Sequence[str], live: Mapping[str, LiveParameter]) -> dict[s
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
     """Names and values of ``NAME:=VALUE`` texts. Raises ``ValueError``."""
+    from flow_policy_ros.runtime.setting import setting
+
     found: dict[str, str] = {}
     for text in texts:
-        name, given, value = text.partition(":=")
-        if not given or not name:
+        pair = setting(text)
+        if pair is None:
             raise ValueError(f"{text!r} has no value, expected NAME:=VALUE such as policy.steps:=5.")
+        name, value = pair
         if name in found:
             raise ValueError(f"{name} is given twice; leave one out.")
         found[name] = value

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-LINES = "RCUTILS_CONSOLE_OUTPUT_FORMAT"
-"""How the node's log looks; for one who sits in front of it without the seconds since 1970."""
-
 
 @dataclass(frozen=True)
 class Arguments:
     """Records a robot's topics to rosbag2 (MCAP), a folder for each episode, until it is told to end (q, Ctrl-C).
 
-    Space starts and stops an episode, s and f label it success or failure, d deletes it; without a terminal the services
-    record/start, record/stop, record/success and record/discard do. Domain and discovery are the environment's.
+    Space starts and stops an episode, s and f label it success or failure, d deletes it; without a terminal --start or the
+    services record/start, record/stop, record/success and record/discard do. Domain and discovery are the environment's.
     """
 
     robot: str
@@ -46,29 +43,15 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Becomes the recorder node, whose exit code is 0; 1 when an episode was ended by the disk, has no joint states, or never began
     for want of /clock; 2 when the input is bad."""
-    import os
-    import sys
-    from importlib.util import find_spec
-
     import tyro
 
-    import flow_policy_ros
     from flow_policy_ros import resources
     from flow_policy_ros.cli.outputs import require_file
-    from flow_policy_ros.ros.processes import NodeSpec
+    from flow_policy_ros.ros.processes import NodeSpec, become
 
     arguments = tyro.cli(Annotated[Arguments, tyro.conf.arg(name="")], args=argv, prog="flow_policy record")
     require_file("--json", arguments.json)
-    robot = resources.robot_file(arguments.robot)
-    if find_spec("rclpy") is None:
-        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
-    # The same package, and the same process: who stops this program, or kills it, means the recorder.
-    package = str(Path(flow_policy_ros.__file__).parents[1])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    command = NodeSpec("recorder_node", parameters(arguments, robot)).command()
-    sys.stdout.flush()
-    os.execve(command[0], command, {LINES: "{severity}: {message}", **os.environ, "PYTHONPATH": path})
-    raise AssertionError("exec does not return")
+    become(NodeSpec("recorder_node", parameters(arguments, resources.robot_file(arguments.robot))))
 
 
 def parameters(arguments: Arguments, robot: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def page() -> str:
         "follow each other in [chunk_execution.md](chunk_execution.md), how commands reach a controller in",
         "[command_interfaces.md](command_interfaces.md), what a robot file holds in [robot_file.md](robot_file.md).",
         "",
-        "Names are relative: they follow a node's name space and remappings. Names in braces come from elsewhere:",
+        "Names are relative: they follow a node's name space and remappings. On `/diagnostics` the name of a status and its",
+        "`hardware_id`, the robot's name, begin with the name space: `left/command`. Names in braces come from elsewhere:",
         "",
         *table(("name", "where it comes from"), [(f"`{{{name}}}`", text) for name, text in PLACES.items()]),
     ]

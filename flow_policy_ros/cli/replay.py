@@ -56,7 +56,7 @@ class Arguments:
     stamps: Literal["header", "receive"] = "header"
     """Which stamps are an input's: its header's, or, where the clocks of robot and recorder disagree, those of its receipt."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A parameter of the policy, command or perception node, NAME=VALUE, such as policy.mode=rtc or safety.scale.GROUP=0.5 (for
+    """A parameter of the policy, command or perception node, NAME:=VALUE, such as policy.mode:=rtc or safety.scale.GROUP=0.5 (for
     command.group_scale); may be repeated."""
     save_params: Path | None = None
     """Write what was chosen with --set, --mode and --steps as a file that the nodes load: --ros-args --params-file FILE."""

@@ -29,7 +29,7 @@ class Arguments:
     """Nodes and steps of a bring-up to write profiles for, such as command_node configure_command; by default all but the simulated
     robot's."""
     set: tuple[str, ...] = ()
-    """Parameters that the nodes are started with, NAME=VALUE such as command.deadman=joy: some of them make topics."""
+    """Parameters that the nodes are started with, NAME:=VALUE such as command.deadman:=joy: some of them make topics."""
     json: Path | None = None
     """Write the profiles to this file too."""
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
     from flow_policy_ros import resources
     from flow_policy_ros.cli.outputs import make_folder, require_file
-    from flow_policy_ros.ros.sros2 import as_json, deployment, others, policy_xml, profiles
+    from flow_policy_ros.ros.sros2 import absolute, as_json, deployment, others, policy_xml, profiles
     from flow_policy_ros.runtime.overlay import parse_settings
     from flow_policy_ros.runtime.robot import load_robot
 
@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
     file.write_text(policy_xml(made, f"Made by {' '.join(words)}; make it anew instead of editing it."), encoding="utf-8")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(as_json(made), indent=1) + "\n", encoding="utf-8")
-    _show(made, others(plan, made), file)
+    dry = absolute(robot.command_topic, plan.namespace) if plan.blocks["command"].dry_run else ""
+    _show(made, others(plan, made), file, dry)
     return 0
 
 
@@ -83,16 +84,19 @@ def read_contract(folder: Path, robot: str) -> Any:
     return found[0]
 
 
-def _show(made: Any, rest: dict[str, set[str]], file: Path) -> None:
+def _show(made: Any, rest: dict[str, set[str]], file: Path, dry: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("enclave", *("publishes", "subscribes", "serves", "requests", "calls"))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    width = max(len(one.enclave) for one in made)  # whole, in a narrow window too: they are there to be copied
+    heads = ("publishes", "subscribes", "serves", "requests", "calls")
+    console.print("  ".join(["enclave".ljust(width), *heads]))
     for one in made:
         rights = (one.publishes, one.subscribes, one.serves, one.requests, one.calls)
-        table.add_row(one.enclave, *(str(len(names)) for names in rights))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
+        counts = [str(len(names)).rjust(len(head)) for names, head in zip(rights, heads, strict=True)]
+        console.print("  ".join([one.enclave.ljust(width), *counts]))
+    if dry:
+        console.print(f"Dry run: no node may send anything on {dry}. Make the policy and its keys anew for the robot to move.")
     console.print("The robot's own nodes (controllers, drivers) need profiles too, which only their makers can write:")
     for right, names in rest.items():
         for name in sorted(names):

@@ -37,7 +37,7 @@ class Arguments:
     check: bool = False
     """Only look through the data set."""
     robot: Path | None = None
-    """Robot file with the camera; default config/robots/adroit_<task>.yaml."""
+    """Robot file with the camera, or the name of one that ships; default config/robots/adroit_<task>.yaml."""
     model: str = "yolo11n.yaml"
     """Any detection or pose architecture of ultralytics by name, e.g. yolo11n.yaml, yolo26n.yaml, yolo11n-pose.yaml (keypoints)."""
     start: Path | None = None
@@ -223,7 +223,7 @@ def _render(arguments: Arguments) -> tuple[LabelledImages, LabelledImages]:
     from flow_policy_ros.sim.robot import AdroitRobot
 
     assert arguments.episodes is not None
-    robot = load_robot(arguments.robot or robot_file(f"adroit_{arguments.task}"))
+    robot = load_robot(robot_file(arguments.robot or f"adroit_{arguments.task}"))
     if not robot.cameras:
         raise SimError(f"robot file {robot.path} has no camera to render; add one under robot.cameras.")
     episodes = [e for e in load_episodes(arguments.episodes) if e.task == arguments.task and e.sim_state]

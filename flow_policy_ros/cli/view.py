@@ -87,24 +87,12 @@ def check(arguments: Arguments) -> None:
 
 def live(arguments: Arguments) -> int:
     """Becomes the view node: the same package, and the same process."""
-    import os
-    import sys
-    from importlib.util import find_spec
-
-    import flow_policy_ros
     from flow_policy_ros import resources
-    from flow_policy_ros.ros.processes import NodeSpec
+    from flow_policy_ros.ros.processes import NodeSpec, become
 
     robot = str(resources.robot_file(arguments.robot)) if arguments.robot else ""
-    if find_spec("rclpy") is None:
-        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
-    package = str(Path(flow_policy_ros.__file__).parents[1])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH", "")])])
     space = {"__ns": "/" + arguments.namespace.strip("/")} if arguments.namespace.strip("/") else {}
-    command = NodeSpec("view_node", parameters(arguments, robot), space).command()
-    sys.stdout.flush()
-    os.execve(command[0], command, {"RCUTILS_CONSOLE_OUTPUT_FORMAT": "{severity}: {message}", **os.environ, "PYTHONPATH": path})
-    raise AssertionError("exec does not return")
+    become(NodeSpec("view_node", parameters(arguments, robot), space))
 
 
 def parameters(arguments: Arguments, robot: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ STATE, CAMERA = "state", "camera"
 """Observations: joint positions and the simulator's object state, or joint positions and the detector's boxes."""
 FLOW = "flow"
 """The objective that the recipes' options on the flow belong to."""
+LEROBOT = "lerobot"
+"""In place of an objective: learned by LeRobot's own DiffusionPolicy, in an environment of its own."""
 HUMAN_TASK = "door"
 CONTROL_STEPS = {EXPERT: 200, HUMAN: 300}
 """Control steps (10 ms) per episode. People took 225 to 300 for a door, so that 200 would cut off what was shown."""
@@ -66,6 +68,25 @@ class Recipe:
         return {name: value for name, value in content.items() if name not in without}
 
 
+@dataclass(frozen=True)
+class LeRobotRecipe:
+    """How LeRobot's policy is trained for any task: for ``minutes`` of one core, to predict ``horizon`` points from so many
+    ``observations``, all at the task's spacing; of the task's recipe it has what describes demonstrations and samples.
+    ``batch`` is LeRobot's default, ``down_dims`` its network's size."""
+
+    minutes: float = 10.0
+    horizon: int = 16
+    observations: int = 2
+    batch: int = 8
+    down_dims: tuple[int, ...] = (128, 256, 512)
+
+    def decides(self, recipe: Recipe) -> dict[str, Any]:
+        """All that decides what is learned for the task of ``recipe``, in plain JSON types."""
+        shared = {name: getattr(recipe, name) for name in ("chunk_dt", "disturbance", "joint_noise", "streams")}
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self) | shared))
+        return content
+
+
 RECIPES: Mapping[str, Recipe] = {
     "door": Recipe(tokens=("latch", "door_panel"), first=True),
     "hammer": Recipe(tokens=("hammer_head", "hammer_handle", "nail", "nail_board")),
@@ -81,8 +102,8 @@ TASKS = tuple(RECIPES)
 @dataclass(frozen=True)
 class Row:
     """One policy of the table. ``objective`` is what ``flow_policy train --objective`` is told, "" for the expert itself, who is
-    not trained; ``steps`` of the solver; ``student``: of the policy with that objective, distilled by reflow. ``needs`` is a
-    Python package that must be there."""
+    not trained, ``LEROBOT`` for what LeRobot trains; ``steps`` of the solver; ``student``: of the policy with that objective,
+    distilled by reflow. ``needs`` is a Python package that must be there."""
 
     title: str
     objective: str
@@ -99,7 +120,10 @@ ROWS: Mapping[str, Row] = {
     "flow_1": Row("flow, 1 step", FLOW, 1),
     "reflow_1": Row("reflow student, 1 step", FLOW, 1, student=True),
     "diffusion_10": Row("diffusion, DDIM 10", "diffusion", 10, needs="diffusers"),
+    "lerobot_10": Row("LeRobot's own DiffusionPolicy, DDIM 10", LEROBOT, 10),
 }
+OWN_ROWS = tuple(name for name, row in ROWS.items() if row.objective != LEROBOT)
+"""Those that this package makes alone."""
 
 
 @dataclass(frozen=True)
@@ -135,18 +159,19 @@ class Cell:
 @dataclass(frozen=True)
 class Protocol:
     """Which cells and rows, and ``episodes`` per row from ``first_seed`` on. ``human``: that many demonstrations of people as
-    well, 0 for none. ``minutes`` is the budget of one cell; ``recipes`` by task."""
+    well, 0 for none. ``minutes`` is the budget of one cell; ``recipes`` by task, and that of LeRobot's policy."""
 
     tasks: tuple[str, ...] = TASKS
     demonstrations: tuple[int, ...] = (10, 25, 50)
     observations: tuple[str, ...] = (STATE, CAMERA)
-    rows: tuple[str, ...] = tuple(ROWS)
+    rows: tuple[str, ...] = OWN_ROWS
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 100
     first_seed: int = 500
     human: int = 0
     minutes: float = 60.0
     recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
+    lerobot: LeRobotRecipe = LeRobotRecipe()
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` naming the first option outside its bounds."""
@@ -168,6 +193,8 @@ class Protocol:
                 raise ValueError(f"{option} is {' '.join(map(str, numbers))}, expected at least {least}.")
         if not 0 <= self.minutes < float("inf"):
             raise ValueError(f"--minutes is {self.minutes}, expected a finite number, at least 0.")
+        if not 0 < self.lerobot.minutes < float("inf"):
+            raise ValueError(f"--lerobot-minutes is {self.lerobot.minutes}, expected a finite number above 0.")
         if self.first_seed + self.episodes > DEMONSTRATION_SEEDS:
             raise ValueError(
                 f"--first-seed {self.first_seed} and --episodes {self.episodes} reach the seeds of the demonstrations, from "

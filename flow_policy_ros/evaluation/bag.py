@@ -15,12 +15,13 @@ from flow_policy_ros.runtime.robot import Robot
 from flow_policy_ros.runtime.types import Features, FloatArray, JointState
 
 
-def write_bag(path: str | Path, record: EpisodeRecord) -> None:
-    """Write ``record`` to the new folder ``path``, messages in the order of their stamps. Raises ``ValueError`` when it exists."""
+def write_bag(path: str | Path, record: EpisodeRecord, task: str, robot: Robot) -> None:
+    """Write ``record`` to the new folder ``path``, messages in the order of their stamps; the metadata says what that of
+    ``write_demonstration`` does. Raises ``ValueError`` when the folder exists."""
     frames, chunks = dict(record.frames), {chunk.stamp: chunk for chunk in record.chunks}
     features = {seen.stamp: seen for seen in record.features}
     velocity = _velocity(record.stamps, record.command)
-    with BagWriter(path) as bag:
+    with BagWriter(path, _noted(robot, task, record)) as bag:
         _tell(bag, record.stamps, record.instruction)
         for k, stamp in enumerate(record.stamps.tolist()):
             bag.joint_state(JointState(stamp, record.joints, record.position[k]))
@@ -39,13 +40,16 @@ def write_demonstration(path: str | Path, recording: Recording, task: str, robot
     instruction; no pictures. The metadata says what the recorder's does, robot and success, and task and seed. Raises
     ``ValueError`` when the folder exists."""
     velocity, joints = _velocity(recording.stamps, recording.command), robot.joints
-    custom = {"robot": robot.name, "task": task, "success": str(recording.success).lower(), "seed": str(recording.seed)}
-    with BagWriter(path, custom) as bag:
+    with BagWriter(path, _noted(robot, task, recording)) as bag:
         _tell(bag, recording.stamps, recording.instruction)
         for k, stamp in enumerate(recording.stamps.tolist()):
             bag.joint_state(JointState(stamp, joints, recording.position[k]))
             bag.features(Features(stamp, "objects", recording.objects[k]))
             bag.command(stamp, joints, recording.command[k], velocity[k])
+
+
+def _noted(robot: Robot, task: str, episode: EpisodeRecord | Recording) -> dict[str, str]:
+    return {"robot": robot.name, "task": task, "success": str(episode.success).lower(), "seed": str(episode.seed)}
 
 
 def _tell(bag: BagWriter, stamps: NDArray[np.int64], instruction: str) -> None:

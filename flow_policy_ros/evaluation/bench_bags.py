@@ -29,7 +29,7 @@ def record_states(out: Path, task: str, seed: int = SEED, ticks: int = 200) -> P
     robot = AdroitRobot(task, loaded.robot)
     recorder = Recorder(robot)
     result = run_episode(robot, loaded.stack, seed, 0, ticks, recorder)
-    write_bag(out, replace(recorder.record(result), frames=[]))
+    write_bag(out, replace(recorder.record(result), frames=[]), task, loaded.robot)
     return out
 
 

@@ -85,10 +85,10 @@ def drawn_parameters(rng: np.random.Generator, rate_hz: float) -> CommandParamet
 
 def changed(rng: np.random.Generator, parameters: CommandParameters) -> CommandParameters:
     """Other live parameters."""
-    groups = ("", "", "arm=0.5", "thumb=0.01", "arm=10 thumb=0.3", "arm=0.02, thumb=3")
+    groups = ("", "", "arm=0.5", "thumb=0.01", "arm=0.9 thumb=0.3", "arm=0.02, thumb=1")
     return replace(
         parameters,
-        limit_scale=float(rng.choice([1.0, 1.0, 10.0 ** rng.uniform(-2, 1), 0.01, 10.0])),
+        limit_scale=float(rng.choice([1.0, 1.0, 10.0 ** rng.uniform(-2, 0), 0.01, 0.3])),
         group_scale=str(rng.choice(groups)),
         smoothing=float(rng.choice([0.0, 0.0, 0.01, 0.1, 1.0])),
         splice_s=float(rng.choice([0.0, 0.02, 0.06, 0.3, 2.0])),

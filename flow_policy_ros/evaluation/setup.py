@@ -17,6 +17,7 @@ import torch
 from flow_policy_ros import resources
 from flow_policy_ros.evaluation.closed_loop import InstructedPerception, Perception, Stack
 from flow_policy_ros.evaluation.latency import load_profile, profile_for
+from flow_policy_ros.evaluation.limit_scale import at_scale
 from flow_policy_ros.policy.deployed import deploy, empty_continuation, empty_observation
 from flow_policy_ros.runtime.chunk_execution import CONTINUING
 from flow_policy_ros.runtime.contract import FRAMES, SAID, Contract, ContractError, StreamContract
@@ -52,6 +53,19 @@ class Selection:
     mode: str = "receding"
     injection: Injection = NO_INJECTION
     instruction: str = ""
+
+    def flat_policy(self) -> dict[str, str | int | float | bool]:
+        """The policy's, by flat names, the same in one process and for the nodes."""
+        chosen: dict[str, str | int | float | bool] = {
+            "policy.checkpoint": str(self.checkpoint.resolve()),
+            "policy.steps": self.steps,
+            "policy.seed": self.policy_seed,
+            "policy.solver": self.solver,
+            "policy.guidance_scale": self.guidance_scale,
+            "policy.deadline_s": self.deadline_s,
+            "policy.mode": self.mode,
+        }
+        return chosen | ({"policy.instruction": self.instruction} if self.instruction else {})
 
 
 DETECTIONS, PRIVILEGED = "detections", "objects"
@@ -205,19 +219,8 @@ def load(selection: Selection, latency: str) -> Loaded:
 
     Raises ``ValueError``-derived errors that name the file and the remedy.
     """
-    robot = load_robot(selection.robot)
-    chosen: dict[str, Any] = {
-        "policy.checkpoint": str(selection.checkpoint),
-        "policy.steps": selection.steps,
-        "policy.seed": selection.policy_seed,
-        "policy.solver": selection.solver,
-        "policy.guidance_scale": selection.guidance_scale,
-        "policy.deadline_s": selection.deadline_s,
-        "policy.mode": selection.mode,
-        "command.limit_scale": selection.limit_scale,
-    }
-    if selection.instruction:
-        chosen["policy.instruction"] = selection.instruction
+    robot = at_scale(load_robot(selection.robot), max(selection.limit_scale, 1.0))
+    chosen = {**selection.flat_policy(), "command.limit_scale": min(selection.limit_scale, 1.0)}
     parts = load_parts(robot, {**robot.parameters, **chosen}, selection.detector)
     parts.require_detector()
     if selection.instruction:

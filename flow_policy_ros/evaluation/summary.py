@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flow_policy_ros.evaluation.closed_loop import EpisodeResult
+from flow_policy_ros.evaluation.latency import doubts
 from flow_policy_ros.evaluation.setup import Loaded
 from flow_policy_ros.sim.robot import CONTROL_STEP_NS
 
@@ -114,6 +115,7 @@ def latency_of(loaded: Loaded, realtime: bool) -> dict[str, Any]:
         "file": loaded.profile.name,
         "sha256": profile.sha256(),
         "measured_on": profile.measured_on,
+        "doubts": doubts(profile),
         "ms": {stage: _without_max(percentiles(samples)) for stage, samples in profile.samples_ms.items() if samples},
     }
 
@@ -168,7 +170,7 @@ def delays_text(profile: dict[str, Any]) -> str:
     if profile["mode"] == "none":
         return "none injected"
     stages = ", ".join(f"{stage} {ms['p50']:.1f} ms" for stage, ms in profile["ms"].items())
-    return f"measured ones injected: {stages} (p50)"
+    return "; ".join(filter(None, [f"measured ones injected: {stages} (p50)", profile.get("doubts")]))
 
 
 def interventions_text(summary: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ class CommandInputs:
         if not self._listening():
             return
         if len(message) > MOST_BYTES:
-            self._refuse("chunk_too_large", MessageError(f"chunk has {len(message)} bytes, expected at most {MOST_BYTES}."))
+            self._refuse_chunk("chunk_too_large", MessageError(f"chunk has {len(message)} bytes, expected at most {MOST_BYTES}."))
             return
         self._unread.append((message, self._now()))
         if len(self._unread) > MOST_UNREAD:
@@ -142,7 +142,7 @@ class CommandInputs:
             if self._lockstep:
                 received = _tick_of(trajectory)
         except MessageError as error:
-            self._refuse("chunk_malformed", error)
+            self._refuse_chunk("chunk_malformed", error)
             return
         self._untaken.append((chunk, received))
 
@@ -159,13 +159,17 @@ class CommandInputs:
 
     def _on_joy(self, message: Joy) -> None:
         if self._button >= len(message.buttons):
-            self._refuse(
-                "joy_malformed",
-                MessageError(
-                    f"joy has {len(message.buttons)} buttons, but command.deadman_button is {self._button}; expected a lower index."
-                ),
+            error = MessageError(
+                f"joy has {len(message.buttons)} buttons, but command.deadman_button is {self._button}; expected a lower index."
             )
-        self._loop.on_deadman(self._button < len(message.buttons) and message.buttons[self._button] == 1, self._now())
+            self._refuse("joy_malformed", error)
+            self._loop.on_deadman(False, self._now(), str(error))
+            return
+        self._loop.on_deadman(message.buttons[self._button] == 1, self._now())
+
+    def _refuse_chunk(self, kind: str, error: Exception) -> None:
+        self._refuse(kind, error)
+        self._loop.on_malformed_chunk(str(error))
 
     def _refuse(self, kind: str, error: Exception) -> None:
         if kind not in self.refused:

@@ -44,6 +44,11 @@ class CommandLockstep:
         self._tick: TickWord | None = None  # to be answered
         self._answered: tuple[int, CommandTick] | None = None
 
+    @property
+    def newest(self) -> int | None:
+        """Stamp of the tick that was answered last."""
+        return None if self._answered is None else self._answered[0]
+
     def on_joint_state(self, joint_state: JointState, received: int = 0) -> None:
         """Take a joint state of a tick; one that is sent again counts once. When it was ``received`` does not matter."""
         if joint_state.stamp not in self._shown:

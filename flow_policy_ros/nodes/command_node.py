@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Header
@@ -26,9 +25,10 @@ from flow_policy_ros.nodes.managed import ManagedNode
 from flow_policy_ros.nodes.period import PeriodMeter
 from flow_policy_ros.nodes.runner import STEADY, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import diagnostics
+from flow_policy_ros.ros.diagnostics import Diagnostics
 from flow_policy_ros.ros.messages import executed_to_message, from_time, plan_to_message, to_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of, undeclare
+from flow_policy_ros.ros.processes import never_suspended
 from flow_policy_ros.runtime.parameters import CommandParameters, LockstepParameters
 from flow_policy_ros.runtime.realtime import QuietCollector, request, wait_until
 from flow_policy_ros.safety.clearance import clearance_of
@@ -73,7 +73,7 @@ class CommandNode(ManagedNode):
         self._collector = QuietCollector(*(max(1, round(s * self._command.rate_hz)) for s in (YOUNG_S, ALL_S)))
         self._executed = self.create_publisher(JointStateMsg, "command/executed", qos.RECORD)
         self._plans = self.create_publisher(JointTrajectory, "command/plan", qos.RELIABLE)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         self._lockstep = None
         self._timer: Timer | None = None
         if lockstep.enabled:
@@ -183,7 +183,7 @@ class CommandNode(ManagedNode):
             for fault in tick.faults:
                 self.get_logger().error(f"{fault.name}: {fault.detail}")
         else:
-            self.get_logger().debug(f"{tick.state.value}: {MESSAGES[tick.state]}")
+            self.get_logger().debug(f"{tick.state.value}: {self._reason(stamp) or MESSAGES[tick.state]}")
 
     def _after_tick(self) -> None:
         if self._report_due:
@@ -262,14 +262,19 @@ class CommandNode(ManagedNode):
     def _say(self) -> None:
         self._report_due = False
         now = self._now()
-        waiting = self._active and self._loop.state is GuardState.INACTIVE and self._lockstep is None
-        problem = (self._loop.start_problem(now) or "there is one") if waiting else ""
         lifecycle = "" if self._active else "inactive"
-        self._diagnostics.publish(diagnostics(now, self._report.status(now, lifecycle, problem)))
+        self._diagnostics.publish(now, self._report.status(now, lifecycle, self._reason(now)))
         refused = set(self._loop.rejections)
         if refused - self._refused:  # of each kind the first one; the rest is counted on /diagnostics
             self.get_logger().warning(f"refused: {self._loop.last_rejection}")
         self._refused = refused
+
+    def _reason(self, now: int) -> str:
+        """Why no chunk is followed. In lockstep instants are those of ticks."""
+        if self._lockstep is None:
+            return self._loop.idle_reason(now)
+        tick = self._lockstep.newest
+        return "no tick has come. Begin the episode or the recording." if tick is None else self._loop.idle_reason(tick)
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -277,6 +282,7 @@ class CommandNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    never_suspended()
     return run(CommandNode, args)
 
 

@@ -15,12 +15,14 @@ from flow_policy_ros.safety.command_loop import CommandLoop
 from flow_policy_ros.safety.guard import GuardState
 
 MESSAGES = {
-    GuardState.INACTIVE: "waiting for a fresh joint state",
+    GuardState.INACTIVE: "waiting",
     GuardState.STARTING: "started at the measured position",
     GuardState.ACTIVE: "following chunks",
-    GuardState.STOPPING: "no chunk: stopping",
-    GuardState.HOLDING: "no chunk: holding",
+    GuardState.STOPPING: "stopping",
+    GuardState.HOLDING: "holding",
 }
+"""What the robot is made to do; why is the loop's ``idle_reason``."""
+LEAVE = "leave a fault with 'flow_policy command reset' (service command/reset)"
 
 
 class CommandReport:
@@ -43,10 +45,10 @@ class CommandReport:
         self._output = output
         self._dry_run = dry_run
 
-    def status(self, now: int, lifecycle: str, start_problem: str) -> DiagnosticStatus:
-        """At ``now`` (ns). ``lifecycle`` is the node's state if it is not active, ``start_problem`` why nothing moves yet."""
+    def status(self, now: int, lifecycle: str, reason: str) -> DiagnosticStatus:
+        """At ``now`` (ns). ``lifecycle`` is the node's state if it is not active, ``reason`` why no chunk is followed."""
         loop, faults = self._loop, self._loop.faults
-        level, message = self._summary(lifecycle, start_problem)
+        level, message = self._summary(lifecycle, reason)
         sources = self._publishers()
         crowd = [f"{count} nodes publish {topic}" for topic, (count, alone) in sources.items() if alone and count > 1]
         if crowd:
@@ -60,6 +62,7 @@ class CommandReport:
             "lifecycle": lifecycle or "active",
             "dry_run": self._dry_run,
             "faults": " ".join(f.name for f in faults),
+            "emergency_stop": loop.emergency,
             "enabled": loop.enabled,
             **self._ages(now),
             **self._limits(),
@@ -72,15 +75,14 @@ class CommandReport:
         }
         return status("command", level, message, values)
 
-    def _summary(self, lifecycle: str, start_problem: str) -> tuple[bytes, str]:
+    def _summary(self, lifecycle: str, reason: str) -> tuple[bytes, str]:
         state, faults = self._loop.state, self._loop.faults
         if faults:
-            return ERROR, "; ".join(f"{f.name}: {f.detail}" for f in faults)
+            return ERROR, "; ".join([*(f"{f.name}: {f.detail.rstrip('.')}" for f in faults), LEAVE])
         if lifecycle:
-            return WARN, f"{lifecycle}: nothing is sent" if self._loop.at_rest else f"{lifecycle}: being stopped"
-        message = MESSAGES.get(state, state.value)
-        if start_problem:
-            message += f": {start_problem}"
+            doing = "nothing is sent. Activate the node." if self._loop.at_rest else "being stopped"
+            return WARN, f"{lifecycle}: {doing}"
+        message = MESSAGES.get(state, state.value) + (f": {reason}" if reason else "")
         return (WARN if state in (GuardState.INACTIVE, GuardState.STOPPING, GuardState.HOLDING) else OK), message
 
     def _ages(self, now: int) -> dict[str, object]:

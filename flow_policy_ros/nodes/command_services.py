@@ -23,12 +23,19 @@ class CommandServices:
         self._loop = loop
         self._reset = reset
         self._active = active
+        self._waiting = False
         node.create_service(Trigger, "command/reset", self._on_reset)
         node.create_service(Trigger, "command/hold", self._on_hold)
         node.create_service(SetBool, "command/enable", self._on_enable)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         refusal = self._reset()
+        waited, self._waiting = self._waiting, refusal is not None and not self._loop.emergency
+        if self._waiting:  # for the robot to stand, as whoever begins an episode does: no alarm, and said once
+            if not waited:
+                self._logger.info(f"command/reset: not yet: {refusal}")
+            response.success, response.message = False, refusal
+            return response
         done = "reset; starts at the next fresh joint state"
         if not self._loop.enabled:
             done = "reset; the hold stays: call command/enable to start at the next fresh joint state"

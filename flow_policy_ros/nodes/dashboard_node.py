@@ -33,6 +33,7 @@ from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.joint_order import BadInput, JointOrder
 from flow_policy_ros.runtime.parameters import DashboardParameters, ParameterError
+from flow_policy_ros.runtime.status_names import of_another, own_name
 from flow_policy_ros.runtime.types import FloatArray
 
 KEYS_S = 0.05
@@ -109,7 +110,9 @@ class DashboardNode(ClosableNode):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         stamp = from_time(message.header.stamp)
         for status in message.status:
-            name = clean(status.name)
+            if of_another(status.name, status.hardware_id, self.get_namespace()):
+                continue
+            name = own_name(clean(status.name), self.get_namespace())
             if name not in self._reports and len(self._reports) >= NODES:
                 continue
             level = LEVELS[min(status.level[0], len(LEVELS) - 1)]

@@ -90,16 +90,19 @@ def nodes(view: View) -> Table:
 
 
 def joints(view: View, room: int | None = None, wide: bool = True) -> Table:
-    """Measured positions beside set-points; ``room`` is how many rows there may be, ``wide`` whether there is room for bars."""
-    error = np.abs(view.measured - view.setpoint)
+    """Measured positions beside set-points; ``room`` is how many rows there may be, ``wide`` whether there is room for bars.
+    The error is set-point minus measured position."""
+    error = view.setpoint - view.measured
+    size = np.abs(error)
     order = list(range(len(view.robot.joints)))
     left_out = 0
     if room is not None and len(order) > room:
-        worst = sorted(order, key=lambda j: -error[j] if math.isfinite(error[j]) else -math.inf)[:room]
+        worst = sorted(order, key=lambda j: -size[j] if math.isfinite(size[j]) else -math.inf)[:room]
         left_out = len(order) - len(worst)
         order = [j for j in order if j in worst]
     more = f"{left_out} more joints, which follow better" if left_out else ""
-    table = Table(pad_edge=False, caption="   ".join(filter(None, ("● measured, | set-point" if wide else "", more))) or None)
+    legend = "● measured  | set-point  error = | − ●" if wide else ""
+    table = Table(pad_edge=False, caption="   ".join(filter(None, (legend, more))) or None)
     table.add_column("joint", no_wrap=True)
     for name in ("measured", "set-point", "error"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -109,7 +112,7 @@ def joints(view: View, room: int | None = None, wide: bool = True) -> Table:
     acted, limits = view.interventions(), view.robot.limits
     for j in order:
         joint = view.robot.joints[j]
-        far = error[j] > limits.tracking[j]
+        far = size[j] > limits.tracking[j]
         table.add_row(
             escape(joint),
             _position(view.measured[j]),

@@ -155,7 +155,10 @@ def figures(view: View) -> dict[str, Any]:
         "chunk_age_ms": _plain(view.chunk_age_ms),
         "rates": {r.topic: {"count": r.count, "hz": round(r.hz, 2), "age_s": _plain(r.age_s)} for r in view.rates},
         "joints": {
-            joint: {"measured": _plain(m), "setpoint": _plain(s), "interventions": view.interventions().get(joint, {})}
+            joint: {
+                "measured": _plain(m), "setpoint": _plain(s), "error": _plain(s - m),
+                "interventions": view.interventions().get(joint, {}),
+            }
             for joint, m, s in zip(view.robot.joints, view.measured, view.setpoint, strict=True)
         },
         "nodes": {

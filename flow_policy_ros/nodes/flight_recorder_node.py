@@ -23,12 +23,12 @@ from flow_policy_ros.nodes.raw_topics import Arrived, RawTopics
 from flow_policy_ros.nodes.recorder_episode import GB, DiskGuard
 from flow_policy_ros.nodes.recorder_topics import selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
-from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, status
+from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, counts, status
 from flow_policy_ros.ros.messages import MessageError
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.ros.raw import opened
 from flow_policy_ros.runtime.parameters import FlightParameters, ParameterError
+from flow_policy_ros.runtime.status_names import own_name
 
 LOOK_S = 0.5
 DIAGNOSTICS = "/diagnostics"
@@ -39,7 +39,7 @@ COMMAND = "command"
 class FlightRecorderNode(ClosableNode):
     """Saves a bag when the command node latches a fault or falls silent at work, and on the service ``~/save``.
 
-    Of several command nodes that of its own name space counts, where the middleware tells who spoke.
+    Of several command nodes that of its own name space counts.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,8 @@ class FlightRecorderNode(ClosableNode):
         chosen = selection(self, robot, self._settings.topics.split(), False)
         self._topics = RawTopics(self, chosen, self._keep, self._settings.pictures, simulated)
         self._watch = FaultWatch(self._now())
-        self._spaces: dict[bytes, str] = {}  # of who publishes diagnostics, by what the middleware calls them
         self._heard_on = self.resolve_topic_name(DIAGNOSTICS)
-        self._diagnostics = self.create_publisher(DiagnosticArray, DIAGNOSTICS, qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         self.create_service(Trigger, "~/save", self._on_save)
         self._topics.look()
         self.create_timer(LOOK_S, self._look, clock=STEADY)
@@ -86,15 +85,15 @@ class FlightRecorderNode(ClosableNode):
         kept = Kept(time.monotonic_ns(), arrived.source, self._now(), arrived.data, arrived.published, arrived.sequence)
         self._lanes.put(kept, arrived.large, (arrived.source.topic, arrived.publisher) if arrived.latched else None)
         if arrived.source.topic == self._heard_on:
-            self._hear(arrived.data, arrived.publisher)
+            self._hear(arrived.data)
 
-    def _hear(self, data: bytes, publisher: bytes) -> None:
+    def _hear(self, data: bytes) -> None:
         try:
             message = opened(data, DiagnosticArray)
         except MessageError as error:
             return self._refuse("diagnostics_malformed", error)
         for said in message.status:
-            if said.name != COMMAND or not self._ours(publisher):
+            if own_name(said.name, self.get_namespace()) != COMMAND:
                 continue
             values = {pair.key: pair.value for pair in said.values}
             try:
@@ -109,13 +108,6 @@ class FlightRecorderNode(ClosableNode):
         self._refused[kind] += 1
         if self._refused[kind] == 1:
             self.get_logger().warning(f"{kind}: {error} It is passed over; more of this kind are only counted.")
-
-    def _ours(self, publisher: bytes) -> bool:
-        """Whether who spoke is of this node's name space, or cannot be told."""
-        if publisher and publisher not in self._spaces:
-            known = self.get_publishers_info_by_topic(self._heard_on)
-            self._spaces = {bytes(x.endpoint_gid)[: len(publisher)]: x.node_namespace for x in known}
-        return self._spaces.get(publisher, self.get_namespace()) == self.get_namespace()
 
     def _save(self, event: Event) -> tuple[bool, str]:
         """Begin a bag, or add to the one that is being written: whether that was done, and where it is to be, or why it was not."""
@@ -201,7 +193,7 @@ class FlightRecorderNode(ClosableNode):
         elif short:
             level = WARN
             message = f"flight.memory_mb holds of {' and of '.join(short)} of {settings.seconds:g} (flight.seconds). Raise it."
-        self._diagnostics.publish(diagnostics(self._now(), status("flight_recorder", level, message, values)))
+        self._diagnostics.publish(self._now(), status("flight_recorder", level, message, values))
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)

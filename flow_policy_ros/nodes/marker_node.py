@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
 
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, latency_values, status
+from flow_policy_ros.ros.diagnostics import OK, WARN, Diagnostics, counts, latency_values, status
 from flow_policy_ros.ros.markers import BLUE, GREEN, ORANGE, Look, balls, way
 from flow_policy_ros.ros.messages import MessageError, chunk_from_message, joint_state_from_message, plan_from_message
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
@@ -68,7 +67,7 @@ class MarkerNode(ClosableNode):
         for what, kind, topic in sources:  # as bytes: most are never looked at
             self.create_subscription(kind, topic, self._keeper(what), qos.reader(lockstep=False), raw=True)
         self._markers = self.create_publisher(MarkerArray, "policy/markers", qos.RELIABLE)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, self._robot.name)
         self._timer = self._begin_timer(settings.rate_hz)
         self.create_timer(1.0, self._diagnose, clock=STEADY)
 
@@ -161,7 +160,7 @@ class MarkerNode(ClosableNode):
             **counts("rejections", self._refused),
         }
         stamp = int(self.get_clock().now().nanoseconds)
-        self._diagnostics.publish(diagnostics(stamp, status("markers", level, message, values)))
+        self._diagnostics.publish(stamp, status("markers", level, message, values))
 
 
 def main(args: list[str] | None = None) -> int:

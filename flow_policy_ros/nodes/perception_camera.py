@@ -22,12 +22,14 @@ from std_msgs.msg import String
 from flow_policy_ros.nodes.perception_depth import DepthTopics
 from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, latency_values, status
+from flow_policy_ros.ros.image_reader import ImageReader
 from flow_policy_ros.ros.images import encoded_from_message, features_to_message, image_to_message
 from flow_policy_ros.ros.messages import from_time
 from flow_policy_ros.runtime.latency import Delays
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.parameters import PerceptionParameters
 from flow_policy_ros.runtime.robot import Camera
+from flow_policy_ros.runtime.trouble import Trouble
 from flow_policy_ros.vision.decode import ImageError
 from flow_policy_ros.vision.detector import DetectorError
 from flow_policy_ros.vision.extractors import grid_of, inner, picture, set_confidence
@@ -83,15 +85,14 @@ class PerceivedCamera:
         self._depth_problem: str | None = None  # why the newest depth was
         self._images = self._dropped = self._lost = 0
         self._last_image = time.monotonic()
-        self._silent = False  # and said so
+        self._silence = Trouble()
         self._pending: deque[Image | CompressedImage] = deque(maxlen=1 if conditions.live else None)
         self._arrived = threading.Condition()
         self._ended = False
 
         # First of all: who sees this node's features may rely on its waiting for images.
         lockstep = not conditions.live
-        kind = CompressedImage if camera.topic.endswith("compressed") else Image
-        node.create_subscription(kind, camera.topic, self._on_image, qos.image_reader(lockstep))
+        self._reader = ImageReader(node, camera.topic, self._on_image, lockstep)
         self._depth = self._depth_topics(first, lockstep) if parameters.points else None
         self._publisher = node.create_publisher(Image, f"features/{extractor.stream}", qos.RELIABLE)
         self._overlay = node.create_publisher(Image, "perception/overlay" + ("" if first else f"_{camera.name}"), qos.IMAGE)
@@ -212,19 +213,34 @@ class PerceivedCamera:
         self._refused[kind] = self._refused.get(kind, 0) + 1
         return f"{error} The camera is '{self.camera.name}' on topic {topic}."
 
+    def _attend(self, silent_s: float) -> bool:
+        """Listen as suits the publishers, and say when images stay away or come again. Whether they stay away."""
+        self._reader.attend()
+        if self._depth is not None:
+            self._depth.attend()
+        if not self._conditions.live or silent_s <= self._silence_s:
+            if self._silence.well(time.monotonic()):
+                self._log.info(f"images of camera '{self.camera.name}' come again")
+            return False
+        there = self._reader.publishers()
+        cause = (
+            f"It has {there} publisher(s), but nothing arrives: see the log of the driver of camera '{self.camera.name}'; "
+            "'flow_policy doctor --live' says whether images are lost on the way."
+            if there
+            else f"Nobody publishes it: start the driver of camera '{self.camera.name}', or correct its topic in the robot file."
+        )
+        topic = self._node.resolve_topic_name(self.camera.topic)
+        said = self._silence.wrong(f"no image on topic {topic} for {silent_s:.0f} s. {cause}", time.monotonic())
+        if said is not None:
+            self._log.error(said)
+        return True
+
     def diagnose(self) -> DiagnosticStatus:
         """What this camera says of itself; asked once a second."""
         silent_s = time.monotonic() - self._last_image
         level, message = OK, "running"
-        was_silent, self._silent = self._silent, self._conditions.live and silent_s > self._silence_s
-        if self._silent:
-            level = ERROR
-            message = (
-                f"no image on topic {self._node.resolve_topic_name(self.camera.topic)} for {silent_s:.0f} s. Check that "
-                f"camera '{self.camera.name}' runs and that the robot file names its topic."
-            )
-            if not was_silent:
-                self._log.error(message)
+        if self._attend(silent_s):
+            level, message = ERROR, self._silence.text() or ""
         elif self._problem is not None:
             level, message = ERROR, " ".join(filter(None, [self._problem, self._depth_problem]))
         elif not self._images:

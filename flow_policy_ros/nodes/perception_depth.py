@@ -15,6 +15,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
 from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.image_reader import ImageReader
 from flow_policy_ros.ros.images import encoded_from_message
 from flow_policy_ros.ros.messages import from_time
 from flow_policy_ros.runtime.robot import Camera, DepthCamera
@@ -64,7 +65,11 @@ class DepthTopics:
         self._changed = threading.Condition()
         self._make(Intrinsics(camera.width, camera.height, np.eye(3)), "")  # refuses what cannot be, before anything runs
         node.create_subscription(CameraInfo, self.depth.camera_info, self._on_info, qos.reader(lockstep))
-        node.create_subscription(Image, self.depth.topic, self._on_depth, qos.image_reader(lockstep))
+        self._reader = ImageReader(node, self.depth.topic, self._on_depth, lockstep)
+
+    def attend(self) -> None:
+        """Listen as suits the publishers; once a second, from ROS's thread."""
+        self._reader.attend()
 
     def points(self, image: NDArray[np.uint8], stamp: int) -> Features:
         """Points for the image of this stamp, after a short wait for its depth. Raises ``DepthError`` where that is missing."""

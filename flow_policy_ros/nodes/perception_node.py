@@ -9,14 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, KeyValue
+from diagnostic_msgs.msg import KeyValue
 
 from flow_policy_ros.nodes.instruction_topic import InstructionTopic
 from flow_policy_ros.nodes.lockstep import delays
 from flow_policy_ros.nodes.perception_camera import Conditions, PerceivedCamera
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
-from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, WARN, diagnostics
+from flow_policy_ros.ros.diagnostics import OK, WARN, Diagnostics
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, PerceptionParameters
 from flow_policy_ros.runtime.robot import Camera, Robot, RobotFileError
@@ -49,7 +48,7 @@ class PerceptionNode(ClosableNode):
         if all(extractor.speaks for extractor in self._readers()) and self._readers():
             self._instruction = InstructionTopic(self, self._instruct)
             self._instruction.give(parameters.instruction)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         self.create_timer(1.0, self._diagnose, clock=STEADY)
 
     def close(self) -> None:
@@ -99,7 +98,7 @@ class PerceptionNode(ClosableNode):
             said[0].values = [*said[0].values, KeyValue(key="instruction", value=instruction.text)]
             if instruction.problem is not None and said[0].level == OK:
                 said[0].level, said[0].message = WARN, instruction.problem
-        self._diagnostics.publish(diagnostics(self.get_clock().now().nanoseconds, *said))
+        self._diagnostics.publish(self.get_clock().now().nanoseconds, *said)
 
 
 def chosen_cameras(robot: Robot, names: str) -> list[Camera]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
@@ -27,7 +27,7 @@ from flow_policy_ros.nodes.instruction_topic import INSTRUCTION_TOPIC
 from flow_policy_ros.nodes.lockstep import BETWEEN, ROBOT_SHARE, Patience, TickWord
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, status
+from flow_policy_ros.ros.diagnostics import OK, WARN, Diagnostics, counts, status
 from flow_policy_ros.ros.images import encoded_to_message, features_to_message, image_to_message
 from flow_policy_ros.ros.messages import from_time, joint_state_to_message, to_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
@@ -83,7 +83,7 @@ class PlayerNode(ClosableNode):
         self._status = self.create_publisher(DiagnosticStatus, "player/status", qos.LATCHED)
         self.create_subscription(Header, "lockstep/command", self._on_word, qos.RELIABLE)
         self.create_service(Trigger, "player/start", self._start)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         self.create_timer(0.05, self._wait, clock=STEADY)
         self.create_timer(1.0, self._diagnose, clock=STEADY)
         self._say("idle")
@@ -173,7 +173,7 @@ class PlayerNode(ClosableNode):
         self._status.publish(self._report())
 
     def _diagnose(self) -> None:
-        self._diagnostics.publish(diagnostics(int(self.get_clock().now().nanoseconds), self._report()))
+        self._diagnostics.publish(int(self.get_clock().now().nanoseconds), self._report())
 
     def _report(self) -> DiagnosticStatus:
         problems = " ".join([*self._bag.problems, *self._events.problems])

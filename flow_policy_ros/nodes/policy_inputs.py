@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from flow_policy_ros.nodes.policy_sight import View
 from flow_policy_ros.ros import qos
+from flow_policy_ros.ros.image_reader import ImageReader
 from flow_policy_ros.ros.images import encoded_from_message, features_from_message
 from flow_policy_ros.ros.messages import (
     MessageError,
@@ -102,11 +103,16 @@ class PolicyInputs:
             node.create_subscription(Image, f"features/{stream.name}", partial(self._on_features, stream.name), reader)
             on_info = partial(self._on_feature_info, stream.name, stream.extractor)
             node.create_subscription(String, f"features/{stream.name}/info", on_info, qos.LATCHED)
-        for name, view in views.items():
-            kind = CompressedImage if view.camera.topic.endswith("compressed") else Image
-            node.create_subscription(kind, view.camera.topic, partial(self._on_image, name), qos.image_reader(lockstep))
+        self._cameras = [
+            ImageReader(node, view.camera.topic, partial(self._on_image, name), lockstep) for name, view in views.items()
+        ]
         node.create_subscription(JointStateMsg, "command/executed", self._on_executed, qos.RECORD)
         node.create_subscription(JointTrajectory, "command/plan", self._on_plan, qos.RELIABLE)
+
+    def attend(self) -> None:
+        """Listen to cameras as suits their publishers; once a second, from the thread that spins the node."""
+        for camera in self._cameras:
+            camera.attend()
 
     def _on_joint_state(self, message: JointStateMsg) -> None:
         try:

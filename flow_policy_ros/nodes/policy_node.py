@@ -7,10 +7,11 @@ says so; what then happens to the robot is up to the command node. What is looke
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import torch
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -28,7 +29,7 @@ from flow_policy_ros.policy.deployed import DeadlinePolicy, deploy
 from flow_policy_ros.policy.flow_policy import FlowPolicy
 from flow_policy_ros.policy.profile import LOOK, PUBLISH, Profile, StageTimes, wrap_policy
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, counts, diagnostics, latency_values, status
+from flow_policy_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, counts, latency_values, status
 from flow_policy_ros.ros.messages import chunk_info, chunk_to_message, from_time, to_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.buffers import Stale
@@ -37,6 +38,7 @@ from flow_policy_ros.runtime.latency_tracker import LatencyTracker
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, PolicyParameters
 from flow_policy_ros.runtime.policy_loop import PolicyLoop
 from flow_policy_ros.runtime.stream_cameras import cameras_of, greatest_ages
+from flow_policy_ros.runtime.trouble import Trouble
 from flow_policy_ros.runtime.types import Chunk
 
 
@@ -70,7 +72,7 @@ class PolicyNode(ClosableNode):
         self._stages = StageTimes()
         self._chunks = 0
         self._refusals = Refusals(self.get_logger())
-        self._problem: str | None = "no sample yet"
+        self._trouble = Trouble()
         self._lockstep: PolicyLockstep | None = None
         self._worker: PolicyWorker | None = None
         if lockstep.inject:
@@ -79,7 +81,7 @@ class PolicyNode(ClosableNode):
 
         self._chunk = self.create_publisher(JointTrajectory, "policy/chunk", qos.RELIABLE)
         self._info = self.create_publisher(DiagnosticStatus, "policy/chunk_info", qos.RELIABLE)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         if lockstep.enabled:
             patience = Patience(POLICY_SHARE * lockstep.timeout_s)
             command_patience = Patience(POLICY_SHARE * lockstep.timeout_s)
@@ -171,15 +173,18 @@ class PolicyNode(ClosableNode):
     def _done(self, product: Chunk | Stale, duration_ms: float, tick: str = "") -> None:
         """Publish a chunk, or note why there is none. Live, this runs in the worker's thread; ``tick`` is lockstep's."""
         if isinstance(product, Stale):
-            if self._problem is None or _kind(product.reason) != _kind(self._problem):
-                self.get_logger().warning(f"no chunk: {product.reason}")
-            self._problem = product.reason
+            said = self._trouble.wrong(product.reason, time.monotonic())
+            if said is not None:
+                self.get_logger().warning(f"no chunk: {said}")
             return
         sampled = self._loop.sampled  # of this chunk: the next is not begun before it is published
         self._send(product, duration_ms, "" if sampled is None else sampled.instruction, tick)
-        if self._problem is not None:
+        came = self._trouble.well(time.monotonic())
+        if not self._chunks:
+            self._trouble = Trouble()  # what was missing at the start is over with the first chunk
             self.get_logger().info("sampling")
-        self._problem = None
+        elif came:
+            self.get_logger().info("sampling" if came == 1 else f"sampling; there was no chunk {came} times")
         self._chunks += 1
         if sampled is not None:
             self._attention.chunk_made(sampled)
@@ -228,12 +233,14 @@ class PolicyNode(ClosableNode):
 
     def _diagnose(self) -> None:
         self._attention.attend()
-        level, message = (OK, "sampling") if self._problem is None else (WARN, f"no chunk: {self._problem}")
+        self._inputs.attend()
+        problem = self._trouble.text() or (None if self._chunks else "no sample yet")
+        level, message = (OK, "sampling") if problem is None else (WARN, f"no chunk: {problem}")
         wrong = [*self._inputs.foreign.values(), *self._sight.problems.values()]
         if self._told.problem is not None:
             wrong.append(self._told.problem)
         if wrong:
-            level, message = ERROR, " ".join(wrong if self._problem is None else [message, *wrong])
+            level, message = ERROR, " ".join(wrong if problem is None else [message, *wrong])
         if not self._sight.alive():
             level, message = ERROR, "looking at images failed with an error (see the node's output); restart the node."
         if self._worker is not None and not self._worker.alive():
@@ -252,7 +259,7 @@ class PolicyNode(ClosableNode):
             **counts("clamped", self._loop.clamped),
             **counts("rejections", {"instruction": 0, **self._loop.rejections, **self._refusals.counts}),
         }
-        self._diagnostics.publish(diagnostics(self._now(), status("policy", level, message, values)))
+        self._diagnostics.publish(self._now(), status("policy", level, message, values))
 
     def _profiled(self) -> dict[str, float]:
         """How long the stages of a chunk take; empty without ``policy.profile``."""
@@ -272,11 +279,6 @@ def _require_readable(loop: PolicyLoop, instruction: str) -> None:
         loop.read(instruction, 0)
     except ValueError as error:
         raise ParameterError(f"parameter policy.instruction: {error}") from error
-
-
-def _kind(reason: str) -> str:
-    """A reason without its figures, so that a growing age is not news."""
-    return "".join(c for c in reason if not c.isdigit())
 
 
 def main(args: list[str] | None = None) -> int:

@@ -11,15 +11,11 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.subscription import Subscription
 
 from flow_policy_ros.data.bags.definitions import message_type
 from flow_policy_ros.nodes.recorder_episode import Source
 from flow_policy_ros.nodes.recorder_topics import LARGE, Losses, Selection, message_class, offered_text, reader_for
-
-AT_ONCE = 100
-TELLS_INFO = hasattr(Subscription, "CallbackType")
-"""Whether rclpy hands a message's information to the callback (from Iron on); without it losses cannot be counted."""
+from flow_policy_ros.ros.raw import subscribe
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,8 @@ class _Heard:
 
 
 class RawTopics:
-    """Subscribes ``node`` to what ``wanted`` picks and gives each message to ``take``. ``problems[topic]`` says why one is not."""
+    """Subscribes ``node`` to what ``selection`` picks and gives each message to ``take``. ``problems[topic]`` says why not, or what
+    is not as it should be; each is said once."""
 
     def __init__(
         self, node: Node, selection: Selection, take: Callable[[Arrived], None], pictures: bool = True, simulated: bool = False
@@ -74,20 +71,33 @@ class RawTopics:
         silent = self._selection.silent(published)
         self.silent = [t for t in silent if self._pictures or t not in self._selection.cameras]
         for topic in self._selection.wanted(published):
-            kind = published[topic][0]
+            kind, known = published[topic][0], self._heard.get(topic)
             offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
-            if not offered or topic in self.problems or (not self._pictures and _picture(topic, kind)):
+            if not offered or (known is None and topic in self.problems) or (not self._pictures and _picture(topic, kind)):
                 continue
-            reader, known = reader_for(offered, kind), self._heard.get(topic)
+            reader = reader_for(offered, kind)
             if known is None or (known.reader.reliability, known.reader.durability) != (reader.reliability, reader.durability):
                 self._listen(topic, Source(topic, message_type(kind), offered_text(offered)), reader)
+            if len(published[topic]) > 1:
+                self._problem(topic, f"it has several types ({', '.join(published[topic])}); only {kind} is recorded.")
+
+    def restart(self) -> None:
+        """Count what is lost anew, and be told again what is told once for all."""
+        for topic, heard in list(self._heard.items()):
+            heard.losses.restart()
+            if heard.reader.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                self._listen(topic, heard.source, heard.reader)
+
+    def _problem(self, topic: str, why: str) -> None:
+        if topic not in self.problems:
+            self._node.get_logger().warning(f"topic {topic}: {why}")
+        self.problems[topic] = why
 
     def _listen(self, topic: str, source: Source, reader: QoSProfile) -> None:
         try:
             kind = message_class(source.what.name)
         except ValueError as error:
-            self.problems[topic] = str(error)
-            self._node.get_logger().warning(f"topic {topic}: {error}")
+            self._problem(topic, str(error))
             return
         known = self._heard.get(topic)
         losses = Losses() if known is None else known.losses
@@ -99,17 +109,7 @@ class RawTopics:
             gid = (info or {}).get("publisher_gid")
             self._take(Arrived(source, data, published, sequence, large, latched, bytes(gid["data"]) if gid else b""))
 
-        def take(data: bytes, info: Any = None) -> None:
-            give(data, info)
-            for _ in range(AT_ONCE):  # what waits behind it costs no further turn of the executor
-                with subscription.handle:
-                    more = subscription.handle.take_message(kind, True)
-                if more is None:
-                    return
-                give(*more)
-
-        callback = (lambda data, info: take(data, info)) if TELLS_INFO else (lambda data: take(data))
-        subscription: Any = self._node.create_subscription(kind, topic, callback, reader, raw=True)
+        subscription = subscribe(self._node, kind, topic, reader, give)
         if known is not None:
             self._node.destroy_subscription(known.subscription)
         self._heard[topic] = _Heard(source, reader, subscription, losses)

@@ -1,7 +1,7 @@
 """The recorder node: what a robot's topics say, into bags, message by message as it came over the wire.
 
-Topics are looked for all the time, so that one that appears late is recorded too. Subscriptions live on between episodes: an
-episode misses nothing at its beginning. Writing is ``recorder_episode``'s.
+Topics are looked for all the time (``raw_topics``), so that one that appears late is recorded too. Subscriptions live on between
+episodes: an episode misses nothing at its beginning. Writing is ``recorder_episode``'s.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.subscription import Subscription
 from std_srvs.srv import SetBool, Trigger
 
-from flow_policy_ros.data.bags.definitions import message_type
-from flow_policy_ros.nodes.recorder_episode import EpisodeReport, Source
+from flow_policy_ros.nodes.raw_topics import Arrived, RawTopics
+from flow_policy_ros.nodes.recorder_episode import EpisodeReport
 from flow_policy_ros.nodes.recorder_keys import HELP, Operator, Terminal
 from flow_policy_ros.nodes.recorder_report import figures, heard, judge, line, state, summary
 from flow_policy_ros.nodes.recorder_session import Session, require_name
-from flow_policy_ros.nodes.recorder_topics import Losses, message_class, offered_text, reader_for, selection
+from flow_policy_ros.nodes.recorder_topics import selection
 from flow_policy_ros.nodes.runner import STEADY, ClosableNode, run
-from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, diagnostics, status
+from flow_policy_ros.ros.diagnostics import OK, Diagnostics, status
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import ParameterError, RecorderParameters
 
@@ -38,19 +33,9 @@ LOOK_S, KEYS_S = 0.5, 0.05
 MISSING_S = 3.0
 """An episode is this old when it is said what it lacks, and when a clock that is awaited is missed."""
 NO_CLOCK = "waiting for /clock (--use-sim-time), which has no message; the episode has not begun"
-AT_ONCE = 100
-TELLS_INFO = hasattr(Subscription, "CallbackType")
-"""Whether rclpy hands a message's information to the callback (from Iron on); without it losses cannot be counted."""
-
-
-@dataclass
-class Listener:
-    """A subscription as it is, and what was heard on it."""
-
-    source: Source
-    reader: QoSProfile
-    subscription: Any
-    losses: Losses
+IDLE = (
+    "idle, and without a terminal no key begins an episode: call the service record/start, or give --start (recorder.autostart)."
+)
 
 
 class RecorderNode(ClosableNode):
@@ -64,20 +49,18 @@ class RecorderNode(ClosableNode):
             raise ParameterError(f"the parameter recorder.report is {self._settings.report}; its folder does not exist, create it.")
         self._session = Session(self._settings, robot.name)
         self._selection = selection(self, robot, self._settings.topics.split(), self._settings.everything)
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
+        self._topics = RawTopics(self, self._selection, self._keep, simulated=self._simulated)
         self._operator = operator
-        self._listeners: dict[str, Listener] = {}
-        self._problems: dict[str, str] = {}  # topic → why it is not recorded
-        self._silent: list[str] = []
         self._received = 0
         self.failed = ""
         """Why the last episode ended, or none began, if nobody asked."""
-        self._simulated = bool(self.get_parameter("use_sim_time").value)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, robot.name)
         for name, act in (("start", self.start), ("stop", self.stop), ("discard", self.discard)):
             self.create_service(Trigger, f"record/{name}", self._service(act))
         self.create_service(SetBool, "record/success", self._on_success)
-        self._look()
-        self.create_timer(LOOK_S, self._look, clock=STEADY)
+        self._topics.look()
+        self.create_timer(LOOK_S, self._topics.look, clock=STEADY)
         self.create_timer(1.0, self._report, clock=STEADY)
         if operator is not None:
             self.get_logger().info(HELP)
@@ -85,6 +68,8 @@ class RecorderNode(ClosableNode):
         self._built = time.monotonic()
         self._said: set[str] = set()  # what was complained of once already
         self._to_start = self._settings.autostart
+        if operator is None and not self._to_start:
+            self.get_logger().info(IDLE)
         if self._to_start and not self._simulated:
             self._to_start = False
             self.get_logger().info(self.start())
@@ -105,10 +90,7 @@ class RecorderNode(ClosableNode):
         episode = self._session.begin()
         self.failed = ""
         self._said.clear()
-        for topic, listener in self._listeners.items():
-            listener.losses.restart()
-            if listener.reader.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                self._listen(topic, listener.source, listener.reader)  # anew, so that what was said before is said again
+        self._topics.restart()
         return f"recording {episode.path}"
 
     def stop(self) -> str:
@@ -128,8 +110,7 @@ class RecorderNode(ClosableNode):
             self.get_logger().error(f"{NO_CLOCK}.")
 
     def _end(self) -> EpisodeReport:
-        lost = {topic: x.losses.heard for topic, x in self._listeners.items()}
-        report = self._session.end(lost)
+        report = self._session.end(self._topics.lost)
         if report.problem:
             self.failed = report.problem
             self.get_logger().error(f"{report.path.name} was ended: {report.problem}")
@@ -138,65 +119,9 @@ class RecorderNode(ClosableNode):
     def _changed(self, prefix: str, block: Any) -> None:
         self._session.update(block)
 
-    def _look(self) -> None:
-        """Meet publishers that have come since the last time, and those that changed."""
-        published = {
-            name: kinds for name, kinds in self.get_topic_names_and_types() if self.count_publishers(name)
-        }
-        self._silent = self._selection.silent(published)
-        for topic in self._selection.wanted(published):
-            offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
-            if not offered:
-                continue
-            kind = published[topic][0]
-            reader = reader_for(offered, kind)
-            known = self._listeners.get(topic)
-            if known is None and topic in self._problems:
-                continue
-            if known is None or (known.reader.reliability, known.reader.durability) != (reader.reliability, reader.durability):
-                self._listen(topic, Source(topic, message_type(kind), offered_text(offered)), reader)
-            if len(published[topic]) > 1:
-                self._problem(topic, f"it has several types ({', '.join(published[topic])}); only {kind} is recorded.")
-
-    def _listen(self, topic: str, source: Source, reader: QoSProfile) -> None:
-        try:
-            kind = message_class(source.what.name)
-        except ValueError as error:
-            self._problem(topic, str(error))
-            return
-        known = self._listeners.get(topic)
-        losses = Losses() if known is None else known.losses
-        keep = self._keeper(source, losses)
-
-        def take(data: bytes, info: Any = None) -> None:
-            keep(data, info)
-            for _ in range(AT_ONCE):  # what waits behind it costs no further turn of the executor
-                with subscription.handle:
-                    more = subscription.handle.take_message(kind, True)
-                if more is None:
-                    return
-                keep(*more)
-
-        callback = (lambda data, info: take(data, info)) if TELLS_INFO else (lambda data: take(data))
-        subscription: Any = self.create_subscription(kind, topic, callback, reader, raw=True)
-        if known is not None:
-            self.destroy_subscription(known.subscription)
-        self._listeners[topic] = Listener(source, reader, subscription, losses)
-
-    def _keeper(self, source: Source, losses: Losses) -> Callable[[bytes, Any], None]:
-        def keep(data: bytes, info: Any) -> None:
-            received = self._now()
-            number = losses.note(info)
-            self._received += 1
-            published = None if info is None or self._simulated else info.get("source_timestamp")
-            self._session.put(source, received, data, published, number)
-
-        return keep
-
-    def _problem(self, topic: str, why: str) -> None:
-        if topic not in self._problems:
-            self.get_logger().warning(f"topic {topic}: {why}")
-        self._problems[topic] = why
+    def _keep(self, arrived: Arrived) -> None:
+        self._received += 1
+        self._session.put(arrived.source, self._now(), arrived.data, arrived.published, arrived.sequence)
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -260,10 +185,10 @@ class RecorderNode(ClosableNode):
             if self._settings.autostart:
                 self._quit()
         episode, last = self._session.episode, self._session.last
-        lost = {topic: x.losses.heard for topic, x in self._listeners.items()} if episode else dict(last.lost if last else {})
-        values = state(self._session, len(self._listeners), self._received, lost)
-        level, message = judge(values, self.failed or waiting, self._silent, missing, self._problems)
-        self._diagnostics.publish(diagnostics(self._now(), status("recorder", level, message, values)))
+        lost = self._topics.lost if episode else dict(last.lost if last else {})
+        values = state(self._session, len(self._topics), self._received, lost)
+        level, message = judge(values, self.failed or waiting, self._topics.silent, missing, self._topics.problems)
+        self._diagnostics.publish(self._now(), status("recorder", level, message, values))
         other = [message] if level != OK and not self.failed and time.monotonic() - self._built > MISSING_S else []
         for sentence in filter(None, [waiting, *missing] if waiting or missing else other):
             self._complain(sentence)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from numpy.typing import NDArray
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -24,7 +24,7 @@ from flow_policy_ros.nodes.sim_camera import CameraWorker
 from flow_policy_ros.nodes.sim_lockstep import SimLockstep
 from flow_policy_ros.nodes.sim_topics import SimTopics
 from flow_policy_ros.ros import qos
-from flow_policy_ros.ros.diagnostics import OK, WARN, counts, diagnostics, latency_values, status
+from flow_policy_ros.ros.diagnostics import OK, WARN, Diagnostics, counts, latency_values, status
 from flow_policy_ros.ros.messages import MessageError, command_from_message, command_message_type, from_time
 from flow_policy_ros.ros.parameters import NodeParameters, robot_of
 from flow_policy_ros.runtime.parameters import LockstepParameters, ParameterError, SimParameters
@@ -82,7 +82,7 @@ class SimNode(ClosableNode):
         self._camera: CameraWorker | None = None
         self._topics = SimTopics(self, self._sim)
         self._status = self.create_publisher(DiagnosticStatus, "sim/status", qos.LATCHED)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._diagnostics = Diagnostics(self, self._robot.name)
         if lockstep.enabled:
             self._begin_lockstep(lockstep)
         else:
@@ -232,7 +232,7 @@ class SimNode(ClosableNode):
         }
         level = WARN if self._refused else OK
         stamp = int(self.get_clock().now().nanoseconds)
-        self._diagnostics.publish(diagnostics(stamp, status("sim", level, self._state, values)))
+        self._diagnostics.publish(stamp, status("sim", level, self._state, values))
 
 
 def main(args: list[str] | None = None) -> int:

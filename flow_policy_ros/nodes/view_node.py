@@ -69,7 +69,7 @@ class ViewNode(ClosableNode):
         self._selection = selection(robot, space, settings.image)
         title = (robot.name if robot is not None else "robot") + (f", {space.strip('/')}" if space.strip("/") else "")
         self._shelf = LiveShelf()
-        self._watch = Watch(scene(robot, title, live=True), self._shelf, None if robot is None else robot.naming)
+        self._watch = Watch(scene(robot, title, live=True), self._shelf, None if robot is None else robot.naming, space)
         self._intake = Intake()
         self._heard: dict[str, tuple[str, Any]] = {}  # topic → (type, subscription)
         self._feed: Feed | None = None

@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flow_policy_ros.models.conditioning import NetworkShape
 from flow_policy_ros.policy.checkpoint_bounds import check_parameters, check_sizes, parse_json, read_json_text
@@ -29,6 +28,7 @@ from flow_policy_ros.policy.objectives import ObjectiveError, objective_of
 from flow_policy_ros.policy.prompt import FOLDER, Prompter
 from flow_policy_ros.runtime.contract import PROMPT, Contract, ContractError
 from flow_policy_ros.vision.pretrained import ExtractorError
+from flow_policy_ros.vision.tensor_file import write_tensors
 
 WEIGHTS, CONFIG, CONTRACT, README = "model.safetensors", "config.json", "contract.json", "README.md"
 KIND = "vector_flow"
@@ -287,11 +287,4 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old or the new one, an interruption leaves the old one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
-    partial.replace(path)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace a safetensors file at once."""
-    partial = path.with_name(path.name + ".partial")
-    save_file(dict(tensors), partial)
     partial.replace(path)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 MOST_BYTES = 1 << 26
 """Of a JSON file. The largest there are hold a tokenizer's or a model's description."""
@@ -21,6 +22,10 @@ USUAL = 4096
 """Sizes up to this are believed before they are compared with the tensors."""
 SPARE = 1 << 20
 """Numbers that a network may have beyond twice those of its weights: a tensor that is missing is named by whoever loads them."""
+
+SHAPE_STAYS = frozenset({"normal_", "uniform_", "mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide"})
+"""What networks do to the values of one tensor when they are made."""
+_SHAPED = (torch.empty, torch.randn, torch.zeros, torch.ones)
 
 
 def read_json_text(path: Path) -> str:
@@ -64,13 +69,30 @@ def check_parameters(weights: Path, build: Callable[[], nn.Module]) -> None:
     if shapes is None:
         return
     try:
-        with torch.device("meta"):
+        with _Unfilled():
             asked = sum(tensor.numel() for tensor in build().state_dict().values())
     except (RuntimeError, NotImplementedError):
         return
     held = sum(math.prod(shape) for shape in shapes)
     if asked > 2 * held + SPARE:
         raise ValueError(f"the network that is described has {asked} numbers, and {weights.name} holds {held}.")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors of any shape have no memory and are neither filled nor scaled; what counts up (``arange``, ``linspace``) is real.
+
+    ``torch.device("meta")`` would draw, scale and count in Python, and import sympy for it: more than a second of a node's start.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if func in _SHAPED:
+            given.pop("generator", None)
+            return torch.empty(*args, **{**given, "device": "meta"})
+        tensors = [each for each in args if isinstance(each, torch.Tensor)]
+        if len(tensors) == 1 and tensors[0].is_meta and getattr(func, "__name__", "") in SHAPE_STAYS:
+            return tensors[0]
+        return func(*args, **given)
 
 
 def _shapes(weights: Path) -> list[tuple[int, ...]] | None:

@@ -121,8 +121,13 @@ def sim_bringup(options: SimOptions) -> Bringup:
         sim["sim.instruction"] = options.instruction
     nodes.append(NodeDescription(SIM, SIM, namespace_of(options.namespace), sim, after=_configured(nodes)))
     if options.start:
-        resets = BEFORE_RESET + (SIM_RESET,) + (() if options.lockstep else AFTER_RESET) if options.policy else (SIM_RESET,)
-        nodes.append(_begin(options.namespace, resets, nodes))
+        if not options.policy:
+            calls: tuple[str, ...] = (SIM_RESET,)
+        elif options.lockstep:
+            calls = (*BEFORE_RESET, SIM_RESET)
+        else:  # the robot goes on when its episode is over, in a scene that no policy was made for: another one follows
+            calls = (*BEFORE_RESET, SIM_RESET, *AFTER_RESET, "--episodes")
+        nodes.append(_begin(options.namespace, calls, nodes))
     return Bringup(f"simulated {robot.name}", _with_given(nodes, options))
 
 
@@ -242,9 +247,9 @@ def _lead(name: str, space: str, arguments: tuple[str, ...], after: tuple[str, .
     return NodeDescription(LEAD, name, space, after=after, task=True, arguments=arguments)
 
 
-def _begin(namespace: str, services: tuple[str, ...], nodes: Sequence[NodeDescription]) -> NodeDescription:
-    """The task that calls ``services``, after everything else."""
-    return _lead(BEGIN, namespace_of(namespace), ("call", *services), tuple(node.path for node in nodes))
+def _begin(namespace: str, calls: tuple[str, ...], nodes: Sequence[NodeDescription]) -> NodeDescription:
+    """The task that makes ``calls``, after everything else."""
+    return _lead(BEGIN, namespace_of(namespace), ("call", *calls), tuple(node.path for node in nodes))
 
 
 def _configured(nodes: Sequence[NodeDescription]) -> tuple[str, ...]:
@@ -254,7 +259,13 @@ def _configured(nodes: Sequence[NodeDescription]) -> tuple[str, ...]:
 
 def _policy(options: PolicyOptions, robot: Robot) -> dict[str, Value]:
     name = options.checkpoint or str(robot.parameters.get("policy.checkpoint", "")) or f"{robot.name}_{options.observation}"
-    chosen: dict[str, Value] = {"policy.checkpoint": str(resources.checkpoint(name))}
+    folder = resources.checkpoint(name)
+    if not (folder / "config.json").is_file():
+        raise ParameterError(
+            f"{folder} is no checkpoint: it has no config.json. Give the folder that 'flow_policy train' wrote, or one that ships: "
+            f"{', '.join(resources.names('checkpoints'))}."
+        )
+    chosen: dict[str, Value] = {"policy.checkpoint": str(folder)}
     return chosen | ({"policy.instruction": options.instruction} if options.instruction else {})
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Literal
+
+from flow_policy_ros.runtime.parameters import ParameterError
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,15 @@ class PolicyOptions(Common):
 
 @dataclass(frozen=True)
 class SimOptions(PolicyOptions):
-    """The simulated robot and the policy's nodes. An episode begins with the service sim/reset."""
+    """The simulated robot and the policy's nodes. Episodes follow each other, until Ctrl-C."""
 
     seed: int = 0
     """Seed of the first episode."""
     policy: bool = True
     """Start the policy's nodes too; false: the robot alone."""
-    start: bool = False
-    """Begin an episode as soon as everything is up."""
+    start: bool = True
+    """Begin an episode as soon as everything is up, and the next one when it is over; one alone in lockstep, and without the
+    policy's nodes. false: the service sim/reset begins one."""
 
 
 @dataclass(frozen=True)
@@ -166,3 +171,29 @@ def help_texts(options: type) -> dict[str, str]:
                 assert isinstance(field.target, ast.Name)
                 texts[field.target.id] = " ".join(str(text.value.value).split())
     return texts
+
+
+def refuse_unknown(options: type, names: Iterable[str]) -> None:
+    """Raises ``ParameterError`` for the first of ``names`` that is no field of ``options``, with the nearest one: what is misspelt
+    would be left at its default, and a dry run that was asked for would move the robot."""
+    known = [field.name for field in fields(options)]
+    for name in names:
+        if name not in known:
+            near = _near(name, known)
+            meant = f"did you mean '{near}'? " if near else ""
+            raise ParameterError(f"there is no argument '{name}' here; {meant}Nothing was started. There are {', '.join(known)}.")
+
+
+def spelt_otherwise(options: type, name: str) -> bool:
+    """Whether ``name`` is a field of ``options`` but for case, dashes and underscores: dryrun, use-sim-time."""
+    known = [field.name for field in fields(options)]
+    return name not in known and _plain(name) in map(_plain, known)
+
+
+def _near(name: str, known: list[str]) -> str:
+    plain = {_plain(one): one for one in known}
+    return next((plain[one] for one in get_close_matches(_plain(name), plain, 1)), "")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

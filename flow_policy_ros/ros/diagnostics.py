@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
+from flow_policy_ros.ros import qos
 from flow_policy_ros.ros.messages import to_time
 from flow_policy_ros.runtime.latency_tracker import LatencyTracker
+from flow_policy_ros.runtime.status_names import full_name
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -16,6 +19,21 @@ def status(name: str, level: bytes, message: str, values: Mapping[str, object]) 
     """One status; values become text, floats with four significant digits behind the point."""
     pairs = [KeyValue(key=key, value=f"{v:.4f}" if isinstance(v, float) else str(v)) for key, v in values.items()]
     return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
+
+
+class Diagnostics:
+    """What a node says on ``/diagnostics``. The names of its statuses, and of the ``robot`` as their hardware, begin with its name
+    space, so that any tool can tell two robots in one graph apart."""
+
+    def __init__(self, node: Node, robot: str) -> None:
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._space, self._robot = node.get_namespace(), robot
+
+    def publish(self, stamp: int, *statuses: DiagnosticStatus) -> None:
+        """As of ``stamp`` (ns)."""
+        for said in statuses:
+            said.name, said.hardware_id = full_name(said.name, self._space), full_name(self._robot, self._space)
+        self._publisher.publish(diagnostics(stamp, *statuses))
 
 
 def diagnostics(stamp: int, *statuses: DiagnosticStatus) -> DiagnosticArray:

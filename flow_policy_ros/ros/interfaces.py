@@ -66,7 +66,9 @@ QOS: dict[str, Profile] = {
     "IMAGE": Profile("reliable", "volatile", 2, "images: large, so few are kept"),
     "LATCHED": Profile("reliable", "transient_local", 1, "what a late reader must still learn"),
     "READER": Profile("best_effort", "volatile", 10, "readers of sensor data; in lockstep nothing may be lost", ("reliable", 100)),
-    "IMAGE_READER": Profile("best_effort", "volatile", 1, "readers of images; in lockstep nothing may be lost", ("reliable", 100)),
+    "IMAGE_READER": Profile(
+        "best_effort", "volatile", 1, "images; reliable where the node needs them and all publishers are", ("reliable", 100)
+    ),
 }
 
 PLACES: dict[str, str] = {

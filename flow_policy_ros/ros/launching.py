@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -21,12 +22,15 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription
-from flow_policy_ros.ros.bringup_options import help_texts
+from flow_policy_ros.ros.bringup_options import help_texts, refuse_unknown, spelt_otherwise
 from flow_policy_ros.ros.course import Course, End, Lost, Respawn
 from flow_policy_ros.ros.enclaves import refuse_unsecured
 from flow_policy_ros.ros.parameter_sources import Value
+from flow_policy_ros.ros.processes import never_suspended
 
 PACKAGE = "flow_policy_ros"
+OF_LAUNCH = ("launch-prefix", "launch-prefix-filter", "sigterm_timeout", "sigkill_timeout")
+"""Arguments that every launch file takes."""
 
 
 class BringupEnded(RuntimeError):
@@ -37,11 +41,25 @@ def launch_description(options: type, describe: Callable[[Any], Bringup]) -> Lau
     """What a launch file returns: an argument for each of ``options``, and what ``describe`` makes of them."""
 
     def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        refuse_unknown(options, strangers(options, context, sys.argv))
         bringup = describe(options_from(options, context))
         refuse_unsecured(bringup.enclaves, os.environ)
+        never_suspended()  # Ctrl-Z reaches launch, which reads what the nodes print, and the nodes, which inherit this
         return Carried(bringup).next()
 
     return LaunchDescription([*arguments(options), OpaqueFunction(function=nodes)])
+
+
+def strangers(options: type, context: LaunchContext, command: Sequence[str]) -> list[str]:
+    """Names that were given, in the ``command`` or by a launch file around this one, and can only be mistakes.
+
+    launch itself passes over what nobody declares. A file around this one has arguments of its own, which look the same from in
+    here; so what is merely unknown counts as a mistake only where the command names this package: it then runs this very file.
+    """
+    words = [word.partition(":=")[0] for word in context.argv] if PACKAGE in command else []
+    given = [name for name in dict.fromkeys([*words, *context.launch_configurations]) if name not in OF_LAUNCH]
+    known = [field.name for field in dataclasses.fields(options)]
+    return [name for name in given if name not in known and (name in words or spelt_otherwise(options, name))]
 
 
 def arguments(options: type) -> list[DeclareLaunchArgument]:

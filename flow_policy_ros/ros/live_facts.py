@@ -43,7 +43,8 @@ class Heard:
 
 @dataclass(frozen=True)
 class TopicFacts:
-    """A topic; ``heard`` is empty when it was not listened to, ``until`` when that ended (ns, as ``received``; 0: not known)."""
+    """A topic; ``heard`` is empty when it was not listened to, ``until`` when that ended (ns, as ``received``; 0: not known);
+    ``largest_bytes`` of its messages."""
 
     name: str
     types: tuple[str, ...]
@@ -52,6 +53,7 @@ class TopicFacts:
     mismatches: tuple[Mismatch, ...] = ()
     heard: tuple[Heard, ...] = ()
     until: int = 0
+    largest_bytes: int = 0
 
     @property
     def rate_hz(self) -> float | None:

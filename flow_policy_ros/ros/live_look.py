@@ -18,21 +18,17 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from rosgraph_msgs.msg import Clock
 
 from flow_policy_ros.ros.live_facts import Endpoint, Heard, LiveFacts, Mismatch, Said, TopicFacts
 from flow_policy_ros.ros.messages import MessageError, from_time
-from flow_policy_ros.ros.raw import opened
+from flow_policy_ros.ros.raw import opened, subscribe
 
 NAME = "flow_policy_doctor_live"
 MEETING_S = 1.5
 """For discovery: who is there is not known at once."""
 LOOK_S = 0.25
-AT_ONCE = 100
-TELLS_INFO = hasattr(Subscription, "CallbackType")
-"""Whether rclpy hands a message's information to the callback (from Iron on)."""
 CLOCK = "/clock"
 
 
@@ -65,6 +61,7 @@ class _Looker:
         self._counting = False
         self._unknown: dict[str, str] = {}
         self._unread: Counter[str] = Counter()
+        self._largest: dict[str, int] = {}
 
     def run(self, seconds: float) -> LiveFacts:
         self._spin(MEETING_S)
@@ -121,19 +118,7 @@ class _Looker:
         stamped = next(iter(kind.get_fields_and_field_types().items()), ("", "")) == ("header", "std_msgs/Header")
         stamped = stamped or kind.__name__ == "Header"
 
-        def take(data: bytes, info: Any = None) -> None:
-            self._note(topic, data, info, stamped)
-            for _ in range(AT_ONCE):
-                with subscription.handle:
-                    more = subscription.handle.take_message(kind, True)
-                if more is None:
-                    return
-                data, info = more
-                self._note(topic, data, info, stamped)
-
-        callback = (lambda data, info: take(data, info)) if TELLS_INFO else (lambda data: take(data))
-        subscription: Any = self.node.create_subscription(kind, topic, callback, reader, raw=True)
-        return subscription
+        return subscribe(self.node, kind, topic, reader, lambda data, info: self._note(topic, data, info, stamped))
 
     def _note(self, topic: str, data: bytes, info: Any, stamped: bool) -> None:
         try:
@@ -142,6 +127,7 @@ class _Looker:
             self._unread[topic] += 1
         if not self._counting:
             return
+        self._largest[topic] = max(len(data), self._largest.get(topic, 0))
         info = info or {}
         arrived = int(info.get("received_timestamp") or time.time_ns())
         received = arrived if self._clock is None else self._clock
@@ -170,7 +156,7 @@ class _Looker:
                     found.append(Mismatch(_node(one), _node(other), reason.removeprefix("ERROR: ").strip("; ")))
         return TopicFacts(
             name, tuple(kinds), _ends(publishers), _ends(subscribers), tuple(dict.fromkeys(found)),
-            tuple(self._heard.get(name, ())), ended,
+            tuple(self._heard.get(name, ())), ended, self._largest.get(name, 0),
         )  # fmt: skip
 
 

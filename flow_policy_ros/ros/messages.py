@@ -95,8 +95,8 @@ def chunk_from_message(message: JointTrajectory) -> Chunk:
 
 
 def plan_to_message(plan: Plan) -> JointTrajectory:
-    """``header.stamp`` is the plan's, ``header.frame_id`` the stamp in ns of the chunk that it was made of. Round trip exact for
-    two rows or more."""
+    """``header.stamp`` is the plan's, ``header.frame_id`` the stamp in ns of the chunk that it was made of. Round trip exact, but
+    for the spacing of a single row."""
     message = JointTrajectory(joint_names=list(plan.names))
     message.header.stamp = to_time(plan.stamp)
     message.header.frame_id = str(plan.chunk_stamp)
@@ -105,8 +105,11 @@ def plan_to_message(plan: Plan) -> JointTrajectory:
 
 
 def plan_from_message(message: JointTrajectory) -> Plan:
-    """Raises ``MessageError`` for fewer than two points, uneven times, rows unlike the names, or no chunk's stamp."""
-    dt, rows = _rows("plan", message)
+    """Raises ``MessageError`` for uneven times, rows unlike the names, or no chunk's stamp.
+
+    A single point is the plan to stay there: of what arrives at a chunk's end. Its spacing is nobody's, and becomes 1 ns.
+    """
+    dt, rows = _rows("plan", message, least=1)
     try:
         chunk_stamp = int(message.header.frame_id)
     except ValueError as error:
@@ -236,13 +239,13 @@ def _points(positions: FloatArray, dt_ns: int) -> list[JointTrajectoryPoint]:
     ]
 
 
-def _rows(what: str, message: JointTrajectory) -> tuple[int, FloatArray]:
+def _rows(what: str, message: JointTrajectory, least: int = 2) -> tuple[int, FloatArray]:
     """Spacing in ns and positions (N, A) of an evenly timed trajectory that begins at its stamp."""
     names = tuple(message.joint_names)
-    if len(message.points) < 2:
-        raise MessageError(f"{what} has {len(message.points)} points, expected at least 2.")
+    if len(message.points) < least:
+        raise MessageError(f"{what} has {len(message.points)} points, expected at least {least}.")
     times = [from_time(point.time_from_start) for point in message.points]
-    dt = times[1]
+    dt = times[1] if len(times) > 1 else 1
     if dt <= 0 or any(time != k * dt for k, time in enumerate(times)):
         raise MessageError(f"{what} points lie at {times[:4]}… ns, expected 0, dt, 2·dt, … with dt above zero.")
     rows = [_row(what, f"positions in point {k}", names, point.positions) for k, point in enumerate(message.points)]

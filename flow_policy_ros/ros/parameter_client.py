@@ -23,6 +23,8 @@ from rclpy.task import Future
 
 SETTLED_S = 1.0
 """Nodes are looked for until no new one has come for this long."""
+LATE_S = 3.5
+"""The same where nobody can say which nodes there are: one whose first announcements were lost repeats them after 3 s."""
 AGAIN_S = 1.5
 """A node answers in vain while it has not discovered this process; it is then asked again."""
 TURN_S = 0.05
@@ -80,14 +82,17 @@ class ParameterClient:
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def nodes(self, enough: Callable[[tuple[str, ...]], bool] = bool) -> tuple[str, ...]:
-        """Full names of the nodes whose parameters can be read. Waits until they are ``enough`` and no more come."""
-        deadline, since, found = time.monotonic() + self._patience_s, time.monotonic(), self._alive()
-        while time.monotonic() < deadline and not (enough(found) and time.monotonic() - since > SETTLED_S):
+    def nodes(self, enough: Callable[[tuple[str, ...]], bool] = bool, settled_s: float | None = None) -> tuple[str, ...]:
+        """Full names of the nodes whose parameters can be read. Waits until they are ``enough`` and no more have come for
+        ``settled_s`` (by default ``SETTLED_S``); a node that has been heard of and does not offer its parameters yet counts."""
+        settled = SETTLED_S if settled_s is None else settled_s
+        deadline, since = time.monotonic() + self._patience_s, time.monotonic()
+        found, heard = self._alive(), self._node.get_node_names_and_namespaces()
+        while time.monotonic() < deadline and not (enough(found) and time.monotonic() - since > settled):
             self._executor.spin_once(timeout_sec=TURN_S)
-            now = self._alive()
-            if now != found:
-                found, since = now, time.monotonic()
+            now, names = self._alive(), self._node.get_node_names_and_namespaces()
+            if (now, names) != (found, heard):
+                found, heard, since = now, names, time.monotonic()
         return found
 
     def named(self, name: str) -> str:

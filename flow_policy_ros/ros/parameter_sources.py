@@ -20,7 +20,7 @@ from flow_policy_ros.runtime.parameter_file import read_parameters
 from flow_policy_ros.runtime.parameters import BLOCKS, ParameterError, check
 
 Value = str | int | float | bool
-GIVEN = re.compile(r"(?P<node>/?[A-Za-z_][\w/]*):(?P<name>[A-Za-z_][\w.]*):=(?P<value>.*)", re.DOTALL)
+GIVEN = re.compile(r"(?P<node>/?[A-Za-z_][\w/]*):(?P<name>[A-Za-z_][\w.]*):?=(?P<value>.*)", re.DOTALL)
 CLOCK = "use_sim_time"
 OWN_OPTIONS = {"robot_file": "robot", "managed": "managed", "robot": "robot"}
 """What a bring-up says itself, by the option that says it."""

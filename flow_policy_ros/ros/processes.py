@@ -14,14 +14,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 PATIENCE_S = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
 """How children are asked to end, and how long each way of asking is given."""
+SUSPENDING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""What a terminal suspends a job with: Ctrl-Z, and the use of a terminal that another job has. A bring-up that is suspended reads
+no pipe any more, and a command node whose pipe is full waits, with the robot in motion, as does one that is suspended itself. So
+neither is; only SIGSTOP, which nobody sends by accident, still does it."""
 LAST_LINES = 6
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when the thread ends that started it."""
+CONSOLE = "RCUTILS_CONSOLE_OUTPUT_FORMAT"
+"""Environment variable: how a node's log looks; by default with the seconds since 1970."""
 TETHER = "FLOW_POLICY_TETHER"
 """Environment variable: the id of the process with which a node is to end."""
 
@@ -130,6 +137,14 @@ def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
         signal.signal(number, before)
 
 
+def never_suspended() -> None:
+    """What would suspend this process is ignored from now on, by the processes that it starts, too. Nothing is done outside the
+    main thread, which alone may."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SUSPENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent() -> None:
     """Called by a node as it starts: where it is tethered, it is sent SIGINT when the process that started it dies, however that
     dies. Else a robot would go on moving with nobody to end it. Linux alone can do that."""
@@ -139,6 +154,21 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
     if os.getppid() != int(parent):  # it has died before
         signal.raise_signal(signal.SIGINT)
+
+
+def become(spec: NodeSpec) -> NoReturn:
+    """Turn this process into the node, whose log is for one who sits in front of it; who ends this program, or kills it, means the
+    node. A SIGINT meanwhile waits until the node's package can take it (``nodes``)."""
+    if find_spec("rclpy") is None:
+        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
+    command = spec.command()
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.execve(command[0], command, {CONSOLE: "{severity}: {message}", **os.environ, "PYTHONPATH": python_path()})
+    finally:  # it could not
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    raise AssertionError("exec does not return")
 
 
 def python_path() -> str:

@@ -1,7 +1,8 @@
 """Quality of service of every topic, in one place.
 
-Live, readers of sensor data ask for best effort, which matches any publisher, and a late sample is worth nothing. In
-lockstep nothing may be lost, so readers ask for reliable delivery and room for more than a tick's worth.
+Live, readers of sensor data ask for best effort, which matches any publisher, and a late sample is worth nothing; who needs a
+camera's pictures asks for more where it is offered (``image_reader``). In lockstep nothing may be lost, so readers ask for reliable
+delivery and room for more than a tick's worth.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ IMAGE = _profile(2, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 """What a late reader must still learn: information on a feature stream, the state of the simulation."""
 
+IMAGE_ALL = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Readers of images whose publishers are all reliable: what is lost on the way is sent again, what is older than the newest is not
+wanted."""
+
 _NEWEST = _profile(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 _SENSOR = _profile(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 _ALL = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
@@ -36,5 +41,5 @@ def reader(lockstep: bool) -> QoSProfile:
 
 
 def image_reader(lockstep: bool) -> QoSProfile:
-    """For readers of images."""
+    """For readers of images that know nothing of the publishers."""
     return _ALL if lockstep else _NEWEST

@@ -21,6 +21,7 @@ REPORTED: dict[str, tuple[Value, ...]] = {
         Value("state", "State of the safety stage.", True),
         Value("state_since", "Stamp of the tick that changed it, ns.", True),
         Value("lifecycle", "`active`, or the life-cycle state that it is in.", True),
+        Value("emergency_stop", "Whether it is engaged; its fault stays when it is released, until a reset.", True),
         Value("dry_run", "`True` where nothing is sent to the controller (`command.dry_run`).", True),
         Value("faults", "Latched faults, with a blank between them; the message says what and what to do.", True),
         Value("enabled", "Whether chunks may be followed.", True),

@@ -111,6 +111,8 @@ def others(plan: Deployment, made: Iterable[Profile]) -> dict[str, set[str]]:
     said = set().union(*(profile.publishes for profile in made))
     heard = set().union(*(profile.subscribes for profile in made)) - {EVERYTHING, "/clock"}
     called = set().union(*(profile.calls for profile in made))
+    if plan.blocks["command"].dry_run:  # what the command node does not say there is nobody else's to say
+        heard -= {absolute(plan.robot.command_topic, plan.namespace)}
     return {
         "publish": heard - said,
         "subscribe": {absolute(plan.robot.command_topic, plan.namespace)} & said,
@@ -169,7 +171,10 @@ def places(plan: Deployment) -> dict[str, tuple[str, ...]]:
 
 
 def present(plan: Deployment, row: Interface) -> bool:
-    """Whether the node has this row of the table here; also where that cannot be told."""
+    """Whether the node has this row of the table here; also where that cannot be told. What commands the robot is not there in a
+    dry run, so that security enforces it."""
+    if row.name == "{command_topic}" and row.role != "subscribes" and plan.blocks["command"].dry_run:
+        return False
     return not row.when or any(_holds(plan, condition) for condition in row.when)
 
 

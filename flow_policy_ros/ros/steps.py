@@ -16,7 +16,7 @@ CHUNKS = "policy/chunk"
 """What is waited for before the command node is activated; in lockstep ``READY``, for there chunks come only with ticks, and these
 once a simulation or a recording has been begun."""
 READY = "policy/reset"
-SIM_RESET, PLAYER_START = "sim/reset", "player/start"
+SIM_RESET, SIM_STATUS, PLAYER_START = "sim/reset", "sim/status", "player/start"
 BEFORE_RESET, AFTER_RESET = (READY, "command/reset"), ("command/reset",)
 """Services around one that puts the simulated robot elsewhere; in real time the command node would call that a fault."""
 
@@ -39,6 +39,7 @@ STEPS: dict[str, tuple[Interface, ...]] = {
     ),
     BEGIN: (
         *_LEADS[:2],
+        Interface("subscribes", SIM_STATUS, "diagnostic_msgs/msg/DiagnosticStatus", "LATCHED", "Whether the episode is over."),
         *(
             Interface("requests", name, _TRIGGER, "", "Called, so that an episode or a recording begins.")
             for name in dict.fromkeys((*BEFORE_RESET, SIM_RESET, *AFTER_RESET, PLAYER_START))

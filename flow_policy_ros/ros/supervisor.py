@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from flow_policy_ros.ros.bringup import Bringup, NodeDescription
 from flow_policy_ros.ros.course import Course, End, Lost, Respawn
-from flow_policy_ros.ros.processes import LAST_LINES, TETHER, NodeSpec, handled, python_path
+from flow_policy_ros.ros.processes import LAST_LINES, SUSPENDING, TETHER, NodeSpec, handled, python_path
 
 UNREAD = 2000
 """Lines that may wait for the terminal; later ones are dropped and counted."""
@@ -38,7 +38,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Asked:
-    """Somebody asked that all be ended: a signal."""
+    """Somebody asked, by a signal, that all be ended or suspended."""
 
     number: int
 
@@ -155,6 +155,9 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: outlive the terminal
                     stack.enter_context(handled(number, self._asked))
+            for number in SUSPENDING:
+                # a handler of the others would be called without end, each time a line is written again
+                stack.enter_context(handled(number, self._asked if number == signal.SIGTSTP else signal.SIG_IGN))
             died = True
             try:
                 end = self._follow()
@@ -180,6 +183,9 @@ class Supervisor:
                 for node in due:
                     self._start(node)
             news = self._next()
+            if isinstance(news, Asked) and news.number == signal.SIGTSTP:
+                self._printer.put("[bringup] is not suspended: the nodes would freeze with the robot in motion. Ctrl-C ends it.")
+                continue
             if isinstance(news, Asked):
                 return End(f"asked to by {signal.Signals(news.number).name}.", 0)
             if news is None:

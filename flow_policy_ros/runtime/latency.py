@@ -40,11 +40,13 @@ def keyed_uniform(seed: int, kind: str, stamp: int) -> float:
 class LatencyProfile:
     """Measured durations in ms per stage (``perception``, ``inference``); an absent stage costs nothing.
 
-    ``measured_on`` says machine and date in words.
+    ``measured_on`` says machine and date in words, ``busy`` why the machine was too busy for durations of its own; empty where it
+    was not.
     """
 
     samples_ms: dict[str, tuple[float, ...]]
     measured_on: str = ""
+    busy: str = ""
 
     def delay(self, stage: str, stamp: int, seed: int = 0) -> int:
         """Delay in ns of ``stage`` for the product with this ``stamp``."""
@@ -63,7 +65,7 @@ class LatencyProfile:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        content = {"measured_on": self.measured_on, "samples_ms": self.samples_ms}
+        content = {"measured_on": self.measured_on, "busy": self.busy, "samples_ms": self.samples_ms}
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
     @staticmethod
@@ -86,7 +88,7 @@ class LatencyProfile:
             raise ValueError(
                 f"latency profile {path}: stages {unknown} unknown or a duration outside 0…60 s; stages are {STAGES}."
             )
-        return LatencyProfile(samples, str(content.get("measured_on", "")))
+        return LatencyProfile(samples, str(content.get("measured_on", "")), str(content.get("busy", "")))
 
 
 NO_LATENCY = LatencyProfile({})

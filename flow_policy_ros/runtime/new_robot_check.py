@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, strictly
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, blanks, finite, strictly
 from flow_policy_ros.runtime.urdf import Urdf
 
 KEYS = {"name", "limits_source", "urdf", "joint_state_topic", "command_topic", "command_interface", "command_joints", "controller",
@@ -41,7 +41,7 @@ def _problems(
         strangers = sorted({str(key) for key in block} - KEYS | {str(key) for key in parameters} - {"robot", "policy", "command"}
                            | {str(key) for key in limits} - {*joints, *mimics})
         given = list(block["joints"])
-        found = sorted(set(_blanks(parameters)) - {"robot.name"})
+        found = sorted(set(blanks(parameters)) - {"robot.name"})
         wider = sorted({joint for joint, entry in limits.items() for kind in entry if joint in urdf.joints
                         if _wider(urdf, joint, kind, entry[kind])})
     except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
@@ -66,12 +66,3 @@ def _wider(urdf: Urdf, joint: str, kind: str, value: Any) -> bool:
     if kind == "position":
         return not (len(value) == 2 and all(map(finite, value)) and own[0] <= value[0] < value[1] <= own[1])
     return not (finite(value) and value <= own)
-
-
-def _blanks(tree: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Dotted names of what is TODO."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _blanks(value, f"{above}{key}.")
-        elif value == ["TODO", "TODO"] or value == "TODO" or str(value).startswith("TODO: "):
-            yield f"{above}{key}"

@@ -1,4 +1,4 @@
-"""Parameters chosen by hand, as ``NAME=VALUE``: checked as the nodes check them, and written as a file that the nodes load.
+"""Parameters chosen by hand, as ``NAME:=VALUE``: checked as the nodes check them, and written as a file that the nodes load.
 
 The file goes on top of the robot file's blocks: ``--ros-args --params-file FILE``. What a parameter does is ``parameters``'s.
 """
@@ -14,6 +14,7 @@ import yaml
 
 from flow_policy_ros.runtime.parameters import BLOCKS, ParameterError, check
 from flow_policy_ros.runtime.robot import Robot
+from flow_policy_ros.runtime.setting import setting
 
 TUNABLE = ("policy", "command", "perception")
 """Blocks that matter without the simulator and without a clock."""
@@ -46,7 +47,7 @@ GROUP_SCALE = "command.group_scale"
 def parse_settings(
     texts: Sequence[str], robot: Robot, elsewhere: Mapping[str, str] = ELSEWHERE, where: str = "in a replay"
 ) -> dict[str, Any]:
-    """Flat parameters (``policy.mode``) of ``NAME=VALUE`` texts, each checked against type, bounds and choices. Those that change
+    """Flat parameters (``policy.mode``) of ``NAME:=VALUE`` texts, each checked against type, bounds and choices. Those that change
     nothing ``where`` they are given are in ``elsewhere``, with why.
 
     ``safety.scale.GROUP=x`` is the factor of one of the robot's groups in ``command.group_scale``; the other groups keep theirs, as
@@ -56,10 +57,10 @@ def parse_settings(
     scales: dict[str, str] = {}
     given: set[str] = set()
     for text in texts:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals:
-            raise ParameterError(f"--set {text!r} has no value, expected NAME=VALUE such as policy.mode=rtc.")
+        pair = setting(text)
+        if pair is None:
+            raise ParameterError(f"--set {text!r} has no value, expected NAME:=VALUE such as policy.mode:=rtc.")
+        name, value = pair
         if name in given:
             raise ParameterError(f"--set {name} is given twice; leave one out.")
         given.add(name)

@@ -23,13 +23,20 @@ from flow_policy_ros.runtime.parameters import BLOCKS
 from flow_policy_ros.runtime.robot_cameras import Camera, DepthCamera, read_camera
 from flow_policy_ros.runtime.robot_limits import Origin, resolve_limits
 from flow_policy_ros.runtime.robot_naming import read_naming
-from flow_policy_ros.runtime.robot_yaml import RobotFileError, finite, flatten, known, names, need, read_yaml, topic_name
+from flow_policy_ros.runtime.robot_yaml import RobotFileError, blanks, finite, flatten, known, names, need, read_yaml, topic_name
 from flow_policy_ros.runtime.types import FloatArray
 from flow_policy_ros.runtime.urdf import Urdf, read_urdf
 
 __all__ = ["INTERFACES", "Camera", "DepthCamera", "JointLimits", "Mimic", "Robot", "RobotFileError", "load_robot"]
 
-INTERFACES = ("joint_trajectory", "joint_trajectory_chunk", "follow_joint_trajectory", "float64_array", "joint_state")
+INTERFACES = {
+    "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+    "joint_trajectory_chunk": "trajectory_msgs/msg/JointTrajectory",
+    "follow_joint_trajectory": "control_msgs/action/FollowJointTrajectory",
+    "float64_array": "std_msgs/msg/Float64MultiArray",
+    "joint_state": "sensor_msgs/msg/JointState",
+}
+"""Type of what the controller is sent, by ``command_interface``."""
 KEYS = ("name", "limits_source", "joint_state_topic", "command_topic", "command_interface", "joints", "groups", "cameras",
         "limits", "urdf", "soft_margin", "fallback", "controller", "command_joints", "workspace", "collision",
         "joint_state_names", "joint_state_order", "recorded")
@@ -79,18 +86,22 @@ class Robot:
         masters, multiplier, offset = self._wiring
         return position[..., masters] * multiplier + offset
 
+    @property
+    def wires(self) -> tuple[Mimic, ...]:
+        """What each of ``command_joints`` follows; a joint of ``joints`` follows itself."""
+        follows = {joint: Mimic(joint, joint, 1.0, 0.0) for joint in self.joints} | {m.joint: m for m in self.mimics}
+        return tuple(follows[joint] for joint in self.command_joints)
+
     @cached_property
     def _wiring(self) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
-        """(column of ``joints``, multiplier, offset) of each command joint, (C,) each; a joint follows itself by 1 and 0."""
-        follows = {joint: Mimic(joint, joint, 1.0, 0.0) for joint in self.joints} | {m.joint: m for m in self.mimics}
-        wires = [follows[joint] for joint in self.command_joints]
-        masters = np.array([self.joints.index(wire.master) for wire in wires], dtype=np.intp)
-        return masters, np.array([wire.multiplier for wire in wires]), np.array([wire.offset for wire in wires])
+        """(column of ``joints``, multiplier, offset) of each command joint, (C,) each."""
+        masters = np.array([self.joints.index(wire.master) for wire in self.wires], dtype=np.intp)
+        return masters, np.array([wire.multiplier for wire in self.wires]), np.array([wire.offset for wire in self.wires])
 
     def group_scales(self, text: str) -> FloatArray:
         """Factors (J,) of "arm=0.5 thumb=0.3": a group's joints get its number, the others 1.
 
-        Raises ``RobotFileError`` for an unknown group, a factor outside (0, 10], or a joint in two of the groups named.
+        Raises ``RobotFileError`` for an unknown group, a factor outside (0, 1], or a joint in two of the groups named.
         """
         scales = np.ones(len(self.joints))
         named: dict[str, str] = {}
@@ -105,8 +116,11 @@ class Robot:
                 factor = float(number)
             except ValueError:
                 factor = math.nan
-            if not 0.0 < factor <= 10.0:
-                raise RobotFileError(f"group scale '{word}': the factor is '{number}', expected a number above 0 and at most 10.")
+            if not 0.0 < factor <= 1.0:
+                raise RobotFileError(
+                    f"group scale '{word}': the factor is '{number}', expected a number above 0 and at most 1. Greater limits than "
+                    f"those of the robot file go into {self.path}."
+                )
             for joint in self.groups[group]:
                 if joint in named:
                     raise RobotFileError(
@@ -134,6 +148,7 @@ def load_robot(path: str | Path) -> Robot:
         need({name: {}, **parameters}, name, dict, where)
     robot, here = need(parameters, "robot", dict, where), f"{where}: robot"
     known(robot, KEYS, here)
+    _refuse_blanks(robot, where)
     urdf = _urdf(robot, path, here)
     joints = _joints(robot, urdf, here)
     limits, mimics, origin = resolve_limits(robot, joints, urdf, where)
@@ -141,7 +156,7 @@ def load_robot(path: str | Path) -> Robot:
     mimicking = tuple(mimic.joint for mimic in mimics)
     interface = str(robot.get("command_interface", "joint_trajectory"))
     if interface not in INTERFACES:
-        raise RobotFileError(f"{here}.command_interface is {interface!r}, expected one of {INTERFACES}.")
+        raise RobotFileError(f"{here}.command_interface is {interface!r}, expected one of {tuple(INTERFACES)}.")
     return Robot(
         name=str(need(robot, "name", str, here)),
         path=str(path),
@@ -162,6 +177,14 @@ def load_robot(path: str | Path) -> Robot:
         naming=read_naming(robot, "joint_state", joints, mimicking, here),
         recorded=_recorded(robot, joints, mimicking, here),
     )
+
+
+def _refuse_blanks(robot: dict[str, Any], where: str) -> None:
+    """All of them at once: who fills a draft in is not to be sent back once for each. What is only text may stay open."""
+    left = [name for name in blanks(robot, "robot.") if name not in ("robot.name", "robot.limits_source")]
+    if left:
+        raise RobotFileError(f"{where} is not filled in yet: {', '.join(left)} {'is' if len(left) == 1 else 'are'} still TODO. "
+                             "Replace each by its value (see docs/robot_file.md).")
 
 
 def _urdf(robot: dict[str, Any], path: Path, here: str) -> Urdf | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,15 @@ def known(tree: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
     strangers = [key for key in tree if key not in keys]
     if strangers:
         raise RobotFileError(f"{where}: unknown keys {strangers}, expected {', '.join(keys)}. Correct or remove them.")
+
+
+def blanks(tree: dict[Any, Any], above: str = "") -> Iterator[str]:
+    """Dotted names of what is TODO in ``tree``, in its order: drafts of robot files leave what nobody told them so."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from blanks(value, f"{above}{key}.")
+        elif value == ["TODO", "TODO"] or value == "TODO" or str(value).startswith("TODO: "):
+            yield f"{above}{key}"
 
 
 def names(values: list[Any], where: str) -> tuple[str, ...]:

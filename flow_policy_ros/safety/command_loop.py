@@ -25,7 +25,9 @@ from flow_policy_ros.safety.limiter import LimitedStep, SetpointLimiter
 from flow_policy_ros.safety.shaper import ChunkShaper
 from flow_policy_ros.safety.soft_start import SoftStart
 from flow_policy_ros.safety.statistics import CommandStatistics, TickCounts
-from flow_policy_ros.safety.watch import HoldToRun, JointWatch, Problem, clock_problem, stall_problem
+from flow_policy_ros.safety.watch import SWITCHES, HoldToRun, JointWatch, Problem, clock_problem, stall_problem
+
+ENGAGED = "the emergency stop is engaged. Release it, then reset."
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class CommandLoop:
         self._efforts = JointOrder(robot.joints)
         self._measured: StampedBuffer[Measured] = StampedBuffer()
         self._joint_watch = JointWatch(robot.joints, robot.limits.tracking, robot.limits.effort)
-        self._switch = HoldToRun(bool(parameters.deadman))
+        self._switch = HoldToRun(SWITCHES[parameters.deadman])
         self._enabled = parameters.autostart
         self._halted = False  # until the reset
         self._emergency = False
-        self._highest = _factors(robot, parameters).max(initial=1.0)
+        self._chunk_refusal = ""  # why the last chunk was refused
         self._last_tick: int | None = None
         self._rest_since: int | None = None  # instant since which set-points stand still
         self._soft = SoftStart()
@@ -104,6 +106,11 @@ class CommandLoop:
         """Whether chunks may be followed, as far as ``enable`` and ``hold`` decide it."""
         return self._enabled
 
+    @property
+    def emergency(self) -> bool:
+        """Whether the emergency stop is engaged; its fault stays when it is released."""
+        return self._emergency
+
     def on_joint_state(self, joint_state: JointState, received: int) -> None:
         """Take a joint state, visible from ``received`` (ns) on. A bad one is counted and latches a fault."""
         try:
@@ -129,16 +136,24 @@ class CommandLoop:
             self._timeline.add(chunk, received)
         except BadInput as error:
             self._reject(error)
+            self._chunk_refusal = str(error)
+        else:
+            self._chunk_refusal = ""
 
-    def on_deadman(self, pressed: bool, received: int) -> None:
-        """The word of the hold-to-run switch, received at ``received`` (ns)."""
-        self._switch.put(pressed, received)
+    def on_malformed_chunk(self, why: str) -> None:
+        """A chunk came that could not be read (counted by who tried): it changes nothing."""
+        self._chunk_refusal = why
+
+    def on_deadman(self, pressed: bool, received: int, unread: str = "") -> None:
+        """The word of the hold-to-run switch, received at ``received`` (ns); ``unread`` says why it could not be read."""
+        self._switch.put(pressed, received, unread)
 
     def on_emergency_stop(self, engaged: bool, received: int) -> None:
         """The emergency stop was engaged (a fault at once) or released (the fault stays until reset)."""
         self._emergency = engaged
         if engaged:
-            self._guard.latch("emergency_stop", "the emergency stop is engaged. Release it, then reset.", received)
+            self._guard.latch("emergency_stop", ENGAGED, received)
+        self._guard.amend("emergency_stop", ENGAGED if engaged else "the emergency stop was engaged, and is released. Reset.")
 
     def enable(self) -> None:
         """Chunks may be followed, from the next one that arrives on."""
@@ -231,7 +246,7 @@ class CommandLoop:
         self._halted = False
         self._last_tick = self._rest_since = None
         if self._emergency:
-            self._guard.latch("emergency_stop", "the emergency stop is still engaged. Release it, then reset.", 0)
+            self._guard.latch("emergency_stop", ENGAGED, 0)
 
     def request_reset(self) -> str | None:
         """Reset if that is safe; else why not, in a sentence. A robot in motion is stopped, for a later call."""
@@ -256,16 +271,9 @@ class CommandLoop:
     def update(self, parameters: CommandParameters) -> None:
         """Use other live parameters from now on. Lower limits are in force once the motion has been braked to them.
 
-        Raises ``ValueError`` for an unknown group, and for limits above those of the robot file or, where it was started above
-        them, of the start; and then changes nothing.
+        Raises ``ValueError`` for an unknown group, and for limits above those of the robot file; and then changes nothing.
         """
-        highest = float(_factors(self._robot, parameters).max())
-        if highest > self._highest * (1.0 + 1e-9):
-            raise ValueError(
-                f"command.limit_scale and command.group_scale would raise limits to {highest:g} times the robot file's, at most "
-                f"{self._highest:g} is allowed while running. Restart with the greater factor, or raise the limits in the robot "
-                "file."
-            )
+        limits_in_force(self._robot, parameters)  # refuses before anything is changed
         self._parameters = parameters
         self._follower.shaper = _shaper(parameters)
         self._limiter.change(self._wanted_limits())
@@ -277,10 +285,19 @@ class CommandLoop:
     def stop_reason(self, now: int) -> str | None:
         """Why no chunk may be followed at ``now``: not enabled, or the switch is let go; None when one may."""
         if self._halted:
-            return "stopped for a reset; call the service command/reset"
+            return "stopped for a reset asked for in motion. Ask again: 'flow_policy command reset' (service command/reset)."
         if not self._enabled:
-            return "not enabled; call the service command/enable"
+            return "not enabled. Call 'flow_policy command enable' (service command/enable)."
         return self._switch.problem(now, self._parameters.deadman_max_age_s)
+
+    def idle_reason(self, now: int) -> str:
+        """Why no chunk is followed at ``now``, in a sentence with the remedy; empty while one is, or nothing stands against it."""
+        state = self._guard.state
+        if state is GuardState.INACTIVE:
+            return self.start_problem(now) or ""
+        if state in (GuardState.STOPPING, GuardState.HOLDING):
+            return self.stop_reason(now) or self._chunk_problem(now)
+        return ""
 
     def chunk_age(self, now: int) -> int | None:
         """ns since the stamp of the newest visible chunk; None without one."""
@@ -341,6 +358,13 @@ class CommandLoop:
     def _joint_state(self, now: int) -> tuple[Entry[Measured] | None, str | None]:
         entry = self._measured.latest(now)
         return entry, age_problem("joint state", entry, now, self._parameters.joint_state_max_age_s)
+
+    def _chunk_problem(self, now: int) -> str:
+        age = self.chunk_age(now)
+        if self._chunk_refusal:
+            return f"the last chunk was refused: {self._chunk_refusal}"
+        what = "no chunk has come" if age is None else f"no chunk has come for {age / 1e9:.1f} s"
+        return f"{what}. Look at what the policy says of itself on /diagnostics, and whether it runs."
 
     def _start(self, now: int) -> LimitedStep | None:
         """The first set-point, at the measured position; None without a fresh joint state or too far out of range."""
@@ -450,13 +474,18 @@ class CommandLoop:
 
 
 def limits_in_force(robot: Robot, parameters: CommandParameters) -> JointLimits:
-    """The robot file's limits as the parameters scale them, without a soft start."""
+    """The robot file's limits as the parameters scale them, without a soft start; never greater, which is a ``ValueError``."""
     return robot.limits.scaled(_factors(robot, parameters))
 
 
 def _factors(robot: Robot, parameters: CommandParameters) -> FloatArray:
     """The factors (J,) on the robot file's limits."""
     groups = robot.group_scales(parameters.group_scale) if parameters.group_scale else np.ones(len(robot.joints))
+    if not 0.0 < parameters.limit_scale <= 1.0:
+        raise ValueError(
+            f"command.limit_scale is {parameters.limit_scale:g}, expected a number above 0 and at most 1. Greater limits than "
+            f"those of the robot file go into {robot.path}, with where they come from."
+        )
     return parameters.limit_scale * groups
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -91,6 +91,11 @@ class Guard:
             self._faults[name] = Fault(name, detail, stamp)
             self.counts[name] = self.counts.get(name, 0) + 1
         self.move(GuardState.FAULT)
+
+    def amend(self, name: str, detail: str) -> None:
+        """Another ``detail`` for a fault that is latched: what there is to do has changed. Nothing for one that is not."""
+        if name in self._faults:
+            self._faults[name] = replace(self._faults[name], detail=detail)
 
     def reset(self) -> None:
         """Drop the faults and become inactive."""

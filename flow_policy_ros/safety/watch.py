@@ -41,7 +41,7 @@ def stall_problem(last: int | None, now: int, period_s: float, allowed_s: float)
     return Problem(
         "control_loop_stalled",
         f"{gap_s:.3f} s passed between two ticks, at most {allowed_s} s allowed (command.stall_s): the process was stopped, or the "
-        "machine is overloaded.",
+        "machine is overloaded. See 'flow_policy doctor'; then reset.",
         now,
     )
 
@@ -118,24 +118,40 @@ class Sustained:
         self._since.clear()
 
 
+SWITCHES = {"": "", "bool": "command/deadman", "joy": "joy"}
+"""Topics of the hold-to-run switch, by ``command.deadman``."""
+
+
 class HoldToRun:
-    """A switch that has to be held: pressed, and said so lately. Without a switch (``needed`` false) it is always held."""
+    """A switch that has to be held: pressed, and said so lately on ``topic``. Without a topic it is always held."""
 
-    def __init__(self, needed: bool) -> None:
-        self._needed = needed
-        self._pressed_at: int | None = None
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._pressed = False
+        self._unread = ""  # why its last word could not be read
+        self._heard_at: int | None = None
 
-    def put(self, pressed: bool, received: int) -> None:
-        """The switch's word, received at ``received`` (ns)."""
-        self._pressed_at = received if pressed else None
+    def put(self, pressed: bool, received: int, unread: str = "") -> None:
+        """The switch's word, received at ``received`` (ns); ``unread`` says why it could not be read, which is no press."""
+        self._pressed, self._heard_at, self._unread = pressed and not unread, received, unread
 
     def problem(self, now: int, max_age_s: float) -> str | None:
-        """Why the robot may not run at ``now``; None when it may."""
-        if not self._needed:
+        """Why the robot may not run at ``now``, in a sentence with the remedy; None when it may."""
+        if not self._topic:
             return None
-        if self._pressed_at is None:
-            return "the hold-to-run switch is not pressed"
-        age_s = (now - self._pressed_at) / 1e9
-        if not -max_age_s <= age_s <= max_age_s:  # a tick that is made up lies before the word
-            return f"the hold-to-run switch was last heard {age_s:.3f} s ago, at most {max_age_s:.3f} s allowed"
-        return None
+        if self._heard_at is None:
+            return (
+                f"the hold-to-run switch was never heard: nothing has come on {self._topic}. Start what publishes it; if it runs, "
+                "compare names and name spaces."
+            )
+        age_s = (now - self._heard_at) / 1e9
+        if age_s > max_age_s:
+            return (
+                f"the hold-to-run switch is silent: {self._topic} was last heard {age_s:.3f} s ago, at most {max_age_s:.3f} s "
+                "allowed. Look at its publisher, which has to repeat its word, and at the network."
+            )
+        if age_s < -max_age_s:  # a tick that is made up lies before the word
+            return f"the hold-to-run switch was heard {-age_s:.3f} s ahead of the clock, which went back. Its next word counts."
+        if self._unread:
+            return f"the hold-to-run switch cannot be read: {self._unread}"
+        return None if self._pressed else "the hold-to-run switch is not pressed. Hold it."

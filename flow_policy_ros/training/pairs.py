@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from flow_policy_ros.models.conditioning import Conditioning
-from flow_policy_ros.policy.checkpoint import write_tensors, write_text
+from flow_policy_ros.policy.checkpoint import write_text
 from flow_policy_ros.policy.flow_model import FlowModel
 from flow_policy_ros.training.config import TrainError
+from flow_policy_ros.vision.tensor_file import write_tensors
 
 INFO = "pairs.json"
 SHARD = 4096

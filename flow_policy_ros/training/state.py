@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from flow_policy_ros.policy.checkpoint import write_tensors, write_text
+from flow_policy_ros.policy.checkpoint import write_text
 from flow_policy_ros.training.config import LoopConfig, TrainError, check_same_run
+from flow_policy_ros.vision.tensor_file import write_tensors
 
 STATE = "state.safetensors"
 STATE_INFO = "state.json"

@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 from typing import Any
 
+from flow_policy_ros.runtime.status_names import own_name
 from flow_policy_ros.viewing.snapshot import Event, Guard, Kind, NodeHealth
 
 NODES = 32
@@ -31,9 +32,10 @@ _LEVELS: tuple[Kind, ...] = ("well", "warning", "error", "error")
 
 
 class Health:
-    """Given every status; ``figures`` are the newest numbers."""
+    """Given every status; ``figures`` are the newest numbers of the robot in ``namespace``, other robots' nodes keep full names."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "") -> None:
+        self._namespace = namespace
         self.figures: dict[str, float] = {}
         self._nodes: OrderedDict[str, NodeHealth] = OrderedDict()
         self._guard = Guard()
@@ -44,7 +46,7 @@ class Health:
 
     def report(self, status: Any, stamp: int) -> None:
         """A ``DiagnosticStatus`` of a node, of ``stamp`` (ns)."""
-        name, message = str(status.name)[:TEXT], str(status.message)[:TEXT]
+        name, message = own_name(str(status.name), self._namespace)[:TEXT], str(status.message)[:TEXT]
         level = level_of(status.level)
         before = self._nodes.get(name)
         values = {str(pair.key): str(pair.value) for pair in status.values}

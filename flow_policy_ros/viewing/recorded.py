@@ -64,6 +64,7 @@ class RecordedView:
             scene(robot, title, live=False, source=str(path), seconds=self.piece.length_ns / 1e9),
             self.shelf,
             None if robot is None else robot.naming,
+            namespace,
         )
 
     @property

@@ -41,14 +41,16 @@ class Watch:
     """Given every message that is looked at, asked for a snapshot at the end of each interval.
 
     ``naming`` says what names in joint states mean; ``shelf`` keeps pictures. Without joints in ``scene`` they are those that
-    messages name. ``scene`` is then the present one, ``unusable`` the messages that could not be used, by topic.
+    messages name. ``scene`` is then the present one, ``unusable`` the messages that could not be used, by topic. The robot's nodes
+    are in ``namespace``.
     """
 
-    def __init__(self, scene: Scene, shelf: Shelf, naming: JointNaming | None = None) -> None:
+    def __init__(self, scene: Scene, shelf: Shelf, naming: JointNaming | None = None, namespace: str = "") -> None:
         self.scene = scene
         self.unusable: dict[str, int] = {}
         self._shelf = shelf
         self._naming = naming or JointNaming()
+        self._namespace = namespace
         self._open = not scene.joints
         self._column = {joint: k for k, joint in enumerate(scene.joints)}
         self._begin()
@@ -63,7 +65,7 @@ class Watch:
         self._delays = Delays()
         self._inputs: dict[str, tuple[int, int]] = {}  # of chunks, by stream: stamp, and of the first chunk that had it
         self._instruction = ""
-        self._health = Health()
+        self._health = Health(self._namespace)
         self._sightings = Sightings()
         self._counted: deque[tuple[int, dict[Role, int]]] = deque()
 

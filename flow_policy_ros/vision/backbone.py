@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flow_policy_ros.runtime.types import Features
 from flow_policy_ros.vision.mobile_networks import NETWORKS
 from flow_policy_ros.vision.preprocessing import check_rgb
 from flow_policy_ros.vision.pretrained import ExtractorError, default_device, files_sha256
+from flow_policy_ros.vision.tensor_file import write_tensors
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FILES = ("model.safetensors", "backbone.json")
@@ -147,7 +148,7 @@ def convert(model: str, weights: Path, folder: Path, allow_pickle: bool = False,
     except Exception as error:  # a foreign file raises whatever it likes
         raise ExtractorError(f"{weights} does not hold the weights of {model}: {str(error)[:300]}.") from error
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", {k: v.contiguous() for k, v in network.state_dict().items()})
     settings = {
         "model": model,
         "image_size": image_size,

@@ -55,8 +55,9 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: str = "all-MiniLM-L6-v2", device: str = "", precision: str = "fp32") -> None:
-        transformers = import_transformers()
+        # What is missing is said before anything heavy is imported.
         self._found = replace(locate(packaged(model)), name=Path(model).name if Path(model).is_dir() else model)
+        transformers = import_transformers()
         on = default_device(device)
         config = load_part(transformers.AutoConfig, self._found, "configuration")
         if getattr(config, "is_encoder_decoder", False) or hasattr(config, "vision_config"):

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from flow_policy_ros.vision.dataset import BOX, LabelledImages, Squares, augment
 from flow_policy_ros.vision.detector import DetectorError, Weights, build_network, file_sha256
 from flow_policy_ros.vision.pretrained import default_device
+from flow_policy_ros.vision.tensor_file import write_tensors
 from flow_policy_ros.vision.training_state import load_state, save_state
 from flow_policy_ros.vision.ultralytics_setup import import_ultralytics
 
@@ -267,8 +267,7 @@ def save_detector(
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    save_file(weights, folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)  # save_file makes it readable for its owner alone
+    write_tensors(folder / "model.safetensors", weights)
     described = {key: value for key, value in architecture.items() if key not in ("nc", "yaml_file")}
     (folder / "architecture.yaml").write_text(yaml.safe_dump({"nc": len(classes), **described}, sort_keys=False))
     content = {

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from flow_policy_ros.vision.detector import DetectorError
+from flow_policy_ros.vision.tensor_file import write_tensors
 
 
 def save_state(
@@ -28,9 +28,7 @@ def save_state(
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in slots.items()}
     whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    partial = path.with_suffix(".partial")
-    save_file(whole, partial, metadata={"step": str(step), "run": json.dumps(run)})
-    partial.replace(path)
+    write_tensors(path, whole, {"step": str(step), "run": json.dumps(run)})
 
 
 def load_state(

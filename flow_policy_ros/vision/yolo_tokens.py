@@ -59,6 +59,17 @@ class _Slots:
         return {"class_map": dict(self.classes), "slots": self.slots, **tracked}
 
 
+def _identity(extractor: str, yolo: Yolo, slots: _Slots, channels: int) -> dict[str, Any]:
+    """Of what fills slots: the network's, the slots', and the mask's place, the last of ``channels``."""
+    return {
+        "extractor": extractor,
+        **yolo.identity(),
+        **slots.identity(),
+        "confidence": yolo.detector.confidence,
+        "mask_channel": channels - 1,
+    }
+
+
 class DetectionSlots:
     """Values (classes * slots, channels): ``BOX_CHANNELS``, then x, y, confidence of each keypoint, then the mask.
 
@@ -106,13 +117,7 @@ class DetectionSlots:
 
     def identity(self) -> dict[str, Any]:
         """The network's, the slots', and the mask's place."""
-        return {
-            "extractor": "object_slots",
-            **self._yolo.identity(),
-            **self._slots.identity(),
-            "confidence": self._yolo.detector.confidence,
-            "mask_channel": self.channels - 1,
-        }
+        return _identity("object_slots", self._yolo, self._slots, self.channels)
 
 
 class RegionFeatures:
@@ -151,13 +156,7 @@ class RegionFeatures:
 
     def identity(self) -> dict[str, Any]:
         """The network's, the slots', and the mask's place."""
-        return {
-            "extractor": "region_features",
-            **self._yolo.identity(),
-            **self._slots.identity(),
-            "confidence": self._yolo.detector.confidence,
-            "mask_channel": self.channels - 1,
-        }
+        return _identity("region_features", self._yolo, self._slots, self.channels)
 
 
 class NeckTokens:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from flow_policy_ros.data.bags.bag import Bag, BagError
 from flow_policy_ros.data.bags.open import open_bag
-from flow_policy_ros.evaluation.latency import load_profile, spread_problems
+from flow_policy_ros.evaluation.latency import doubts, load_profile
 from flow_policy_ros.evaluation.replay.engine import replay
 from flow_policy_ros.evaluation.replay.inputs import trained_ranges
 from flow_policy_ros.evaluation.replay.metrics import Metrics
@@ -167,7 +167,9 @@ def _replayed(job: Job, name: str, file: str, loaded: ReplayParts, bag: Bag, pro
     figures = metrics.result()
     figures["wall_s"] = round(done.wall_s, 3)
     figures["realtime_factor"] = round(done.duration_s / done.wall_s, 4) if done.wall_s > 0 else None
-    found = [*bag.problems, *events.problems, *sources.problems, *done.problems, *spread_problems(loaded.profile)]
+    found = [*bag.problems, *events.problems, *sources.problems, *done.problems]
+    if doubtful := doubts(load_profile(loaded.profile)):
+        found.append(f"latency profile {loaded.profile}: {doubtful}")
     if figures["recorded_refused"]:
         refused, commands = figures["recorded_refused"], figures["recorded_commands"]
         found.append(
