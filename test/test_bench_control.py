@@ -77,12 +77,11 @@ def test_the_load_ends_whatever_happens() -> None:
 
 
 def test_the_load_ends_when_its_parent_is_killed() -> None:
-    code = f"import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', {BUSY!r}]); print(c.pid, flush=True)"
-    code += "; time.sleep(99)"
+    code = f"import os, subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', {BUSY!r}, str(os.getpid())])"
+    code += "; print(c.pid, flush=True); time.sleep(99)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    time.sleep(1.0)  # it asks for its parent once it runs
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 60.0

@@ -16,6 +16,7 @@ import yaml
 
 from flow_policy_ros import resources
 from flow_policy_ros.cli import bringup as command
+from flow_policy_ros.cli.main import main
 from flow_policy_ros.cli.sros2 import read_contract
 from flow_policy_ros.nodes import flight_watch
 from flow_policy_ros.ros.bringup import (
@@ -92,7 +93,27 @@ def test_in_lockstep_there_are_no_chunks_before_the_simulation_is_begun() -> Non
     assert sim["lockstep.enabled"] is True and sim["sim.realtime"] is False and sim["use_sim_time"] is True
     live = by_path(sim_bringup(SimOptions(seed=7)))["/sim_node"].parameters
     assert live["lockstep.enabled"] is False and live["sim.realtime"] is True and live["sim.seed"] == 7
-    assert list(by_path(sim_bringup(SimOptions(policy=False)))) == ["/sim_node"]
+    assert list(by_path(sim_bringup(SimOptions(policy=False, start=False)))) == ["/sim_node"]
+
+
+def test_in_real_time_episodes_follow_each_other() -> None:
+    """Else a robot whose episode is over goes on in a scene that its policy never saw."""
+    resets = ("policy/reset", "command/reset", "sim/reset")
+    for options, calls in (
+        (SimOptions(), (*resets, "command/reset", "--episodes")),
+        (SimOptions(lockstep=True), resets),
+        (SimOptions(policy=False), ("sim/reset",)),
+    ):
+        assert by_path(sim_bringup(options))["/begin"].arguments == ("call", *calls)
+    assert "/begin" not in by_path(sim_bringup(SimOptions(start=False)))
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("policy", "sim"):
+        assert main(["bringup", kind, "--observation", "state", "--checkpoint", str(tmp_path), "--print"]) == 2
+        said = capsys.readouterr()
+        assert not said.out and "adroit_door_state" in said.err
+        assert f"{tmp_path} is no checkpoint: it has no config.json" in said.err
 
 
 def test_who_leads_the_command_node() -> None:
@@ -181,7 +202,7 @@ def test_the_flight_recorder_and_the_marker_node_are_there_before_the_first_comm
     assert markers.parameters["markers.urdf"] == str(HAND) and markers.linger_s == 0
     assert flight.after == markers.after == ("/left/configure_command",)
     given = ("flight_recorder_node:flight.keep:=3",)
-    alone = by_path(sim_bringup(SimOptions(policy=False, flights=str(tmp_path), parameters=given)))
+    alone = by_path(sim_bringup(SimOptions(policy=False, start=False, flights=str(tmp_path), parameters=given)))
     assert list(alone) == ["/flight_recorder_node", "/sim_node"]
     assert alone["/flight_recorder_node"].parameters["flight.keep"] == 3
     two = by_path(two_robots(TwoOptions(flights=str(tmp_path), left_markers=str(HAND))))
@@ -486,7 +507,7 @@ def test_the_command_shows_and_writes_what_it_would_start(capsys: pytest.Capture
     assert command.main([*line, *given, "--print", "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     paths = [node["path"] for node in written["nodes"]]
-    order = ("command_node", "configure_command", "policy_node", "activate_command", "sim_node")
+    order = ("command_node", "configure_command", "policy_node", "activate_command", "sim_node", "begin")
     assert paths == [f"/left/{name}" for name in order]
     shown = capsys.readouterr().out
     assert all(path in shown for path in paths) and f"{PASSES}: 2" in shown and f"{LIMIT}: 0.5" in shown

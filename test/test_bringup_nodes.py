@@ -85,6 +85,7 @@ def flow_policy_fixture() -> Iterator[Start]:
 
 def policy_of(robot: Path, folder: Path) -> list[str]:
     """Options of a bring-up of a policy that is never reached."""
+    (folder / "config.json").touch()
     return ["policy", "--robot", str(robot), "--observation", "state", "--checkpoint", str(folder)]
 
 
@@ -122,6 +123,7 @@ def test_a_robot_file_that_is_refused_starts_nothing(flow_policy: Start, tmp_pat
 
 def test_a_flight_recorder_and_markers_come_with_it_and_a_killed_command_node_is_in_a_bag(ears: Ears, tmp_path: Path) -> None:
     """With all but the policy, which takes long to load; each in its enclave."""
+    (tmp_path / "config.json").touch()
     options = PolicyOptions(
         robot=str(write_robot(tmp_path)), checkpoint=str(tmp_path), observation="state", managed=False, enclaves="/flow_policy",
         flights=str(tmp_path / "flights"), markers=str(write_arm(tmp_path)),

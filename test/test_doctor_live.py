@@ -267,6 +267,16 @@ def test_silence_after_the_last_message_is_a_gap(tmp_path: Path) -> None:
         assert [c.name for c in doctor_live_checks.rates(row, dead) if not c.ok] == ["/joint_states gaps"]
 
 
+def test_a_clock_is_judged_where_no_message_says_who_sent_it() -> None:
+    """As before Kilted: by the one that publishes the topic; of two, which one it was is not known."""
+    heard = tuple(Heard(k, k, k, k - 900_000_000) for k in range(10**9, 2 * 10**9, 10**8))
+    topic = TopicFacts("/joint_states", ("sensor_msgs/msg/JointState",), (Endpoint("/driver"),), heard=heard)
+    check = doctor_live_checks.clocks(LiveFacts(1.0, (), {topic.name: topic}, ()))
+    assert not check.ok and "/driver 900.0 ms" in check.found
+    two = replace(topic, publishers=(Endpoint("/driver"), Endpoint("/other")))
+    assert doctor_live_checks.clocks(LiveFacts(1.0, (), {topic.name: two}, ())).ok
+
+
 def test_topics_are_looked_for_in_the_name_space(tmp_path: Path) -> None:
     rows = doctor_live_checks.expected(load_robot(robot_file(tmp_path, "front")), "/left")
     assert {row.topic for row in rows} >= {"/left/joint_states", "/left/front/image", "/left/policy/chunk", "/left/joint_command"}

@@ -130,6 +130,7 @@ def launch_fixture(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
 
 
 def test_a_refused_configuration_ends_the_launch_with_exit_code_1(launch: Callable[..., Launched], tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
     given = ("observation:=state", f"checkpoint:={tmp_path}", "parameters:=command_node:command.collision_margin:=0.01")
     under_way = launch("policy", f"robot:={write_robot(tmp_path)}", *given)
     assert under_way.wait() == 1
@@ -143,6 +144,7 @@ def test_a_killed_policy_comes_back_and_a_killed_command_node_ends_all(
 ) -> None:
     executed = ears.listen(JointStateMsg, "command/executed")
     FakeRobot(ears)
+    (tmp_path / "config.json").touch()
     unhurried = "parameters:=" + " ".join(f"command_node:{name.replace('__', '.')}:={value}" for name, value in UNHURRIED.items())
     under_way = launch("policy", f"robot:={write_robot(tmp_path)}", "observation:=state", f"checkpoint:={tmp_path}", unhurried,
                        f"flights:={tmp_path / 'flights'}")  # fmt: skip

@@ -40,6 +40,7 @@ from flow_policy_ros.ros.messages import (
     setpoint_to_message,
     to_time,
 )
+from flow_policy_ros.runtime.executed import ExecutedTimeline
 from flow_policy_ros.runtime.types import Chunk, Execution, Features, JointState, Plan, Setpoint
 
 STAMPS = st.integers(0, (2**31 - 1) * 10**9)

@@ -1,6 +1,8 @@
 """An instruction as one vector: a tiny random BERT for the rules, all-MiniLM-L6-v2 for meaning where it is installed."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,3 +97,15 @@ def test_real_weights_know_what_words_mean():
 
     assert alike("open the door", "pull the door open") > 0.75 > alike("open the door", "move the red ball to the left")
     assert alike("hold the pen upright", "keep the pen vertical") > alike("hold the pen upright", "open the door") + 0.3
+
+
+def test_a_missing_model_is_said_before_anything_heavy_is_imported(tmp_path):
+    """Who lacks it is told at once, and not after the seconds, on a busy machine minutes, that the import of transformers takes."""
+    code = (
+        "import sys\n"
+        "from flow_policy_ros.vision.sentence import SentenceEncoder\n"
+        f"try:\n    SentenceEncoder({str(tmp_path)!r})\n"
+        "except ValueError as error:\n    print(error, 'transformers' in sys.modules)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "lacks config.json" in said and said.strip().endswith("False")

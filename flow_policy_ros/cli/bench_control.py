@@ -23,8 +23,8 @@ SETTLE_S = 2.0
 LATE_S = 3.0
 STAGE_TICKS = 2000
 BUSY = (
-    "import os, numpy\n"
-    "parent, x = os.getppid(), numpy.random.default_rng(0).standard_normal((200, 200))\n"
+    "import os, sys, numpy\n"
+    "parent, x = int(sys.argv[1]), numpy.random.default_rng(0).standard_normal((200, 200))\n"
     "while os.getppid() == parent:\n"  # nobody is left busy when the benchmark is killed
     "    for _ in range(20): numpy.tanh(x @ x)\n"
 )
@@ -217,7 +217,9 @@ def context_switches(pid: int) -> dict[str, int]:
 def load(processes: int) -> Iterator[list[int]]:
     """Busy processes, for a while; their ids."""
     children = [
-        subprocess.Popen([sys.executable, "-c", BUSY], env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(os.getpid())], env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
+        )
         for _ in range(processes)
     ]
     try:

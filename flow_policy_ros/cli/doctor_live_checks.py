@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from flow_policy_ros.cli.doctor import Check
-from flow_policy_ros.ros.live_facts import LiveFacts, TopicFacts
+from flow_policy_ros.ros.live_facts import Heard, LiveFacts, TopicFacts
 from flow_policy_ros.runtime.parameters import CommandParameters, PolicyParameters, from_flat
 from flow_policy_ros.runtime.robot import Robot
 
@@ -217,9 +217,9 @@ def clocks(facts: LiveFacts) -> Check:
     least: dict[str, float] = {}
     for topic in facts.topics.values():
         for heard in topic.heard:
-            who = [end.node for end in topic.publishers if heard.publisher and end.gid.startswith(heard.publisher)]
+            who = _sender(topic, heard)
             if heard.sent is not None and who:
-                least[who[0]] = min(least.get(who[0], np.inf), (heard.arrived - heard.sent) / 1e6)
+                least[who] = min(least.get(who, np.inf), (heard.arrived - heard.sent) / 1e6)
     if not least:
         return good("clocks", "not told by this middleware, or nothing was heard")
     worst = max(least, key=lambda node: abs(least[node]))
@@ -232,6 +232,12 @@ def clocks(facts: LiveFacts) -> Check:
         "late: ages are wrong by as much. Synchronise the machines: chrony with one of them as the server, or PTP."
     )
     return problem("clocks", text, remedy)
+
+
+def _sender(topic: TopicFacts, heard: Heard) -> str:
+    """Node that sent a message; "" where that is not known. Before Kilted no message says it: then the only one that publishes."""
+    nodes = {end.node for end in topic.publishers if not heard.publisher or end.gid.startswith(heard.publisher)}
+    return nodes.pop() if len(nodes) == 1 else ""
 
 
 def qualities(topics: Iterable[TopicFacts]) -> list[Check]:

@@ -55,7 +55,7 @@ STEPS = {
 """What is led to: the state, the transition to it, the state that it begins in."""
 
 
-UNTIL_WELL = "the command node to be without a fault ('flow_policy command status' says which); then the next episode begins"
+UNTIL_WELL = "a command node without a fault, before the next episode ('flow_policy command status' says more)"
 
 ANY = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 """A reader that every publisher suits."""
@@ -139,20 +139,18 @@ class LeadNode(Node):
         said: list[str] = []
         self.create_subscription(DiagnosticStatus, SIM_STATUS, lambda status: said.append(status.message), qos.LATCHED)
         triggers = self._triggers(services)
-        for name, client in triggers:
-            self.get_logger().info(f"{name}: {self._call(client, name)}")
+        count = 0
         while True:
-            self._caller.until(lambda: said[-1:] == ["done"], math.inf)
-            self._faults = None  # until it reports once more
-            self._await(lambda: self._faults == "", UNTIL_WELL)
             said.clear()
             try:
-                for name, client in triggers:
-                    self._call(client, name, AGAIN_S)
-                self.get_logger().info("the next episode begins")
+                answers = [f"{name}: {self._call(client, name, AGAIN_S)}" for name, client in triggers]
+                count += 1
+                self.get_logger().info(f"episode {count} since the start" if count > 1 else "; ".join(answers))
+                self._caller.until(lambda: said[-1:] == ["done"], math.inf)
             except (Late, Refused) as problem:
                 self.get_logger().warning(f"the next episode does not begin yet: {problem}")
-                said.append("done")
+            self._faults = None  # until it reports once more
+            self._await(lambda: self._faults == "", UNTIL_WELL)
 
     def _triggers(self, services: Sequence[str]) -> list[tuple[str, Any]]:
         """Their full names and clients, once all are there."""
