@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 if TYPE_CHECKING:
+    from flow_policy_ros.evaluation.setup import Selection
     from flow_policy_ros.vision.features import FeatureExtractor
 
 HELP = "record the expert taking over from a policy (DAgger)"
@@ -60,7 +62,14 @@ def record(arguments: Arguments) -> int:
     from rich.progress import track
 
     from flow_policy_ros.data.episodes import EXTRACTOR_FILE
+    from flow_policy_ros.evaluation.latency import doubts
+    from flow_policy_ros.evaluation.setup import load
 
+    loaded = load(selected(arguments), arguments.latency)
+    if loaded.profile is not None:  # measured once: processes that measure side by side find the machine busy
+        arguments = replace(arguments, latency=str(loaded.profile.absolute()))
+    if said := doubts(loaded.stack.latency):
+        print(f"warning: delays {said}", file=sys.stderr)
     arguments.out.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     shares = [list(seeds[i :: arguments.jobs * 8]) for i in range(arguments.jobs * 8)]
@@ -76,17 +85,23 @@ def record(arguments: Arguments) -> int:
     return 0
 
 
+def selected(arguments: Arguments) -> Selection:
+    """What drives first."""
+    from flow_policy_ros.evaluation.setup import select
+
+    return select(arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot)
+
+
 def record_seeds(seeds: list[int], arguments: Arguments) -> tuple[int, dict[str, dict[str, Any]]]:
     """One process's share: how many recoveries were kept, and the identity of what made the features, by stream."""
     import numpy as np
 
     from flow_policy_ros.evaluation.demonstrate import take_over
-    from flow_policy_ros.evaluation.setup import load, select
+    from flow_policy_ros.evaluation.setup import load
     from flow_policy_ros.sim.expert import Expert
     from flow_policy_ros.sim.robot import AdroitRobot
 
-    selection = select(arguments.task, arguments.observation, arguments.checkpoint, arguments.detector, arguments.robot)
-    loaded = load(selection, arguments.latency)
+    loaded = load(selected(arguments), arguments.latency)
     robot = AdroitRobot(arguments.task, loaded.robot)
     expert = Expert(arguments.expert, robot.task.expert_name)
     perception = loaded.stack.perception

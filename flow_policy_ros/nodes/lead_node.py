@@ -149,6 +149,10 @@ class LeadNode(Node):
                 self._caller.until(lambda: said[-1:] == ["done"], math.inf)
             except (Late, Refused) as problem:
                 self.get_logger().warning(f"the next episode does not begin yet: {problem}")
+                for _, client in triggers:
+                    self.destroy_client(client)
+                # Clients that knew a node that was killed may never get to know the one in its place.
+                triggers = [(name, self.create_client(Trigger, name)) for name, _ in triggers]
             self._faults = None  # until it reports once more
             self._await(lambda: self._faults == "", UNTIL_WELL)
 
