@@ -25,7 +25,7 @@ demo: setup
 	@$(VENV)/bin/flow_policy demo $(DEMO)
 
 test: setup
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(TEST)
+	@$(VENV)/bin/python -m pytest -n 4 --dist loadfile --max-worker-restart 0 $(TEST)
 
 # Processes that tests start are not seen: the figure is that of the code that runs in the test processes themselves.
 coverage: setup

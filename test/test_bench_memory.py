@@ -63,7 +63,7 @@ def test_the_most_is_not_less_than_what_is() -> None:
     large = np.ones(4_000_000)
     before = resident_mb(os.getpid())
     del large
-    assert most_resident_mb(os.getpid()) >= before - 0.1
+    assert most_resident_mb(os.getpid()) >= before - 1.0  # the kernel counts in batches, thread by thread
 
 
 def test_memory_of_a_node_at_work(tmp_path, capfd) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -207,6 +209,34 @@ def test_a_child_that_will_not_end_is_ended_with_the_block(raised, tmp_path, mon
         assert process.answer() == {"here": 1} and not gone(tmp_path / "pid")
         raise raised
     assert gone(tmp_path / "pid")
+
+
+STOPPED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from flow_policy_ros.evaluation.adroit_table_pipe import child
+with child([sys.executable, "-c", sys.argv[2]], "the child", "look at it", 2.0) as process:
+    print(process.answer()["pid"], flush=True)
+    print(process.answer(), flush=True)
+"""
+SLOW = "import os, time\nprint('{\"pid\": %d}' % os.getpid(), flush=True)\nfor _ in range(10):\n    time.sleep(0.1)\nprint('{}')"
+
+
+def test_being_stopped_is_no_silence(root) -> None:
+    """As by Ctrl-Z: both processes stand for longer than the patience, then go on."""
+    both = subprocess.Popen([sys.executable, "-c", STOPPED, str(root), SLOW], stdout=subprocess.PIPE, text=True)
+    try:
+        number = int(both.stdout.readline())
+        time.sleep(0.3)  # until it waits for the second line
+        for process in (both.pid, number):
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(3.0)
+        for process in (both.pid, number):
+            os.kill(process, signal.SIGCONT)
+        assert both.stdout.read() == "{}\n" and both.wait() == 0
+    finally:
+        both.kill()
+        both.wait()
 
 
 def place_of(out: Path, shared: Path, interpreter: str = sys.executable, **protocol) -> Workplace:

@@ -493,7 +493,7 @@ COMMAND_LINES = {
     "no URDF there": (["--urdf", "nowhere.urdf"], "--urdf nowhere.urdf is no file"),
     "controller alone": (["--controller", "x"], "Give it with --controllers"),
     "variables alone": (["--variables", "a:=b"], "Give it with --controllers"),
-    "no pair": (["--controllers", "c", "--variables", "a=b"], "expected NAME:=VALUE"),
+    "no pair": (["--controllers", "c", "--variables", "a"], "expected NAME:=VALUE"),
     "a group of strangers": (["--groups", "arm=a,q"], "--groups arm: ['q'] are no joints that are commanded"),
     "a joint twice": (["--groups", "arm=a,a"], "every joint once"),
     "an empty group": (["--groups", "arm="], "every joint once"),

@@ -11,12 +11,13 @@ import os
 import select
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 LONGEST = 1 << 22
 """Bytes of an answer; a chunk of thirty joints has ten thousand."""
+SLICE_S = 0.5
+"""What is waited at a time: while both processes are stopped (Ctrl-Z), no more than one of them goes by."""
 END_S = 5.0
 """A child whose input has ended may take so long to end itself."""
 
@@ -61,13 +62,16 @@ class Child:
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None
-        limit = time.monotonic() + self._patience_s
+        waited_s = 0.0
         while b"\n" not in self._read:
             if len(self._read) > LONGEST:
                 raise self.wrong(f"said a line of more than {LONGEST} bytes, which begins with {_short(self._read)}")
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, limit - time.monotonic()))
-            if not ready:
+            if waited_s >= self._patience_s:
                 raise self.wrong(f"said nothing for {self._patience_s:g} s")
+            ready, _, _ = select.select([self._process.stdout], [], [], SLICE_S)
+            if not ready:
+                waited_s += SLICE_S
+                continue
             received = os.read(self._process.stdout.fileno(), 1 << 16)
             if not received:
                 raise self._dead()

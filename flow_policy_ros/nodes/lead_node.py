@@ -40,7 +40,8 @@ ERROR = 40
 START_S = 180.0
 """How long a node may take to appear, with other work on the machine."""
 REASON_S = 1.0
-LISTEN_S = 2.0
+LISTEN_S = 3.5
+"""How long another robot's command node is listened for: an announcement that got lost comes again after 3 s."""
 ANOTHER = (
     "another command node is running already in the name space '{space}'. End it, or give this robot a name space of its own."
 )

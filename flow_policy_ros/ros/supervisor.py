@@ -21,6 +21,8 @@ from flow_policy_ros.ros.bringup import Bringup, NodeDescription
 from flow_policy_ros.ros.course import Course, End, Lost, Respawn
 from flow_policy_ros.ros.processes import LAST_LINES, SUSPENDING, TETHER, NodeSpec, handled, python_path
 
+LISTEN_S = 0.2
+"""A signal that comes in the instant before one begins to wait wakes nobody: its handler is called when the wait is over."""
 UNREAD = 2000
 """Lines that may wait for the terminal; later ones are dropped and counted."""
 DRAIN_S, TERM_S, KILL_S = 1.0, 2.0, 5.0
@@ -201,15 +203,14 @@ class Supervisor:
                 self._again.append((time.monotonic() + follows.pause_s, follows.node))
 
     def _next(self) -> Ended | Asked | None:
-        """What happens next; None when it was a pause that was over, and the node is started again."""
-        if not self._again:
-            return self._news.get()
-        when, node = min(self._again, key=lambda pair: pair[0])
+        """What happens next; None when it was a pause that was over, and the node is started again, or nothing did for a while."""
+        when, node = min(self._again, key=lambda pair: pair[0], default=(float("inf"), None))
         try:
-            return self._news.get(timeout=max(0.0, when - time.monotonic()))
+            return self._news.get(timeout=min(LISTEN_S, max(0.0, when - time.monotonic())))
         except queue.Empty:
-            self._again.remove((when, node))
-            self._start(node)
+            if node is not None and time.monotonic() >= when:
+                self._again.remove((when, node))
+                self._start(node)
             return None
 
     def _start(self, node: NodeDescription) -> None:
