@@ -1,4 +1,4 @@
-"""A test is run again only where the machine stood still, and a failure that stays is reported."""
+"""A test is run again where the machine stood still, one with real nodes once anyway, and a failure that stays is reported."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def pytest_configure(config):
 @pytest.fixture
 def meter():
     return METER
+@pytest.fixture
+def launcher():
+    pass
 @pytest.fixture(scope="module")
 def tries():
     from pathlib import Path
@@ -29,16 +32,19 @@ def tries():
 
 
 @pytest.mark.parametrize(
-    "stall_s, passes_at, outcome, tries",
-    [(0.5, 2, "1 passed", 2), (0.5, 9, "1 failed", 3), (0.0, 2, "1 failed", 1), (0.5, 1, "1 passed", 1)],
-)
-def test_second_tries(tmp_path: Path, stall_s: float, passes_at: int, outcome: str, tries: int) -> None:
+    "nodes, stall_s, passes_at, outcome, tries",
+    [
+        ("", 0.5, 2, "1 passed", 2), ("", 0.5, 9, "1 failed", 3), ("", 0.0, 2, "1 failed", 1), ("", 0.5, 1, "1 passed", 1),
+        (", launcher", 0.0, 2, "1 passed", 2), (", launcher", 0.0, 9, "1 failed", 2), (", launcher", 0.5, 9, "1 failed", 3),
+    ],
+)  # fmt: skip
+def test_second_tries(tmp_path: Path, nodes: str, stall_s: float, passes_at: int, outcome: str, tries: int) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(
-        f"def test_it(meter, tries):\n    meter.worst_s = {stall_s}\n    assert tries >= {passes_at}, 'said'\n"
+        f"def test_it(meter, tries{nodes}):\n    meter.worst_s = {stall_s}\n    assert tries >= {passes_at}, 'said'\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True)
     assert outcome in done.stdout, done.stdout
     assert (tmp_path / "tries").read_text() == str(tries)
-    assert ("run again after a stall" in done.stdout) == (tries > 1)
+    assert ("= run again" in done.stdout) == (tries > 1)
