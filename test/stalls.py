@@ -1,4 +1,4 @@
-"""A test that failed while the machine stood still is run again, and one with real nodes once in any case; other failures are final.
+"""A test that failed while the machine stood still is run again, one with real nodes once in any case; other failures are final.
 
 Tests with real nodes keep to the wall clock: a machine that gives nobody the processor for a fifth of a second makes joint
 states stale, which the nodes rightly answer with a fault. A thread measures such pauses. And the middleware has its own faults: a
