@@ -24,7 +24,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tutorials/latency",
     ),
     "Concepts": ("concepts/time", "concepts/chunks", "concepts/safety"),
-    "On the robot": ("command_interfaces", "recording", "replay", "view", "see", "operating", "parameters"),
+    "On the robot": ("command_interfaces", "recording", "replay", "view", "see", "operating", "symptoms", "parameters"),
     "Learn": ("training_data", "training", "datasets", "policies", "distillation", "detectors", "vision_language", "language_task"),
     "Understand": ("time", "chunks", "chunk_execution", "safety", "threats", "architecture"),
     "Look up": ("cli", "reference", "checkpoint", "benchmarks", "changes", "contributing"),
